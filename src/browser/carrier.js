@@ -1,0 +1,191 @@
+// The carrier: performs fetches in a quiet document of the site's own origin and sends the answers to us.
+//
+// Evaluated once in a document that the site never served, as `(<this file>)(config)`. The other side is
+// channel.rs; the format of the messages is described in frame.rs, and the two change together.
+//
+// Why it looks like this (measured; see the crate docs):
+//  - frames are gathered in one buffer and flushed by a MessageChannel task, so that everything that became
+//    readable in one turn of the event loop leaves in one message;
+//  - bodies are read with BYOB readers, so that a read never exceeds the credit and its buffer is reused.
+((config) => {
+  'use strict';
+  // url: our socket; credit: bytes that an exchange may send at first; chunk: most bytes a read asks for;
+  // buffer: size of the buffer that messages are gathered in.
+  const { url, credit, chunk, buffer } = config;
+  const HEADER = 9;
+  const [HEAD, DATA, END, FAIL, AGE, ECHO] = [...'HDEXTP'].map((c) => c.charCodeAt(0));
+  const [REQUEST, BODY, CREDIT, CANCEL] = [...'RBAC'].map((c) => c.charCodeAt(0));
+  const utf8 = new TextEncoder();
+  const text = new TextDecoder();
+  const exchanges = new Map();
+
+  const socket = new WebSocket(url);
+  socket.binaryType = 'arraybuffer';
+
+  // ---- out ----------------------------------------------------------------------------------------------
+  // Room for the AGE frame is kept at the front of every message.
+  const START = HEADER + 4;
+  const out = new Uint8Array(buffer);
+  const view = new DataView(out.buffer);
+  view.setUint8(4, AGE);
+  view.setUint32(5, 4);
+  let used = START;
+  let oldest = 0;
+  let scheduled = false;
+  const task = new MessageChannel();
+  task.port1.onmessage = flush;
+
+  function flush() {
+    scheduled = false;
+    if (used === START) return;
+    view.setUint32(HEADER, oldest === 0 ? 0 : Math.min((performance.now() - oldest) * 1000, 0xffffffff));
+    if (socket.readyState === WebSocket.OPEN) socket.send(out.subarray(0, used));
+    used = START;
+    oldest = 0;
+  }
+
+  function put(id, kind, payload) {
+    const size = HEADER + payload.length;
+    if (used + size > out.length) flush();
+    view.setUint32(used, id);
+    view.setUint8(used + 4, kind);
+    view.setUint32(used + 5, payload.length);
+    out.set(payload, used + HEADER);
+    used += size;
+    if (kind === DATA && oldest === 0) oldest = performance.now();
+    if (used >= buffer * 0.375) {
+      flush();
+    } else if (!scheduled) {
+      scheduled = true;
+      task.port2.postMessage(0);
+    }
+  }
+
+  const NOTHING = new Uint8Array(0);
+  const json = (value) => utf8.encode(JSON.stringify(value));
+  const fail = (id, what, error, sent) =>
+    put(id, FAIL, json({ what, message: String((error && error.message) || error).slice(0, 500), sent }));
+
+  // ---- one exchange -------------------------------------------------------------------------------------
+  async function run(id, exchange) {
+    let sent = false;
+    let request;
+    try {
+      const target = new URL(exchange.path, location.origin);
+      if (target.origin !== location.origin) throw new TypeError('the path leads to another origin');
+      const init = {
+        method: exchange.method,
+        headers: exchange.headers,
+        body: exchange.length > 0 ? exchange.body : undefined,
+        signal: exchange.abort.signal,
+        credentials: 'include',
+        referrer: '/',
+      };
+      // A cache entry being written makes the next reader of the same address wait for the first one's end.
+      if (exchange.method === 'GET' || exchange.method === 'HEAD') init.cache = 'no-store';
+      request = new Request(target, init);
+    } catch (error) {
+      fail(id, 'request', error, false);
+      exchanges.delete(id);
+      return;
+    }
+    exchange.body = null;
+    try {
+      sent = true;
+      const response = await fetch(request);
+      let redirected = null;
+      if (response.redirected) {
+        const at = new URL(response.url);
+        redirected = at.pathname + at.search;
+      }
+      const head = json({ status: response.status, headers: [...response.headers], redirected });
+      if (HEADER + START + head.length > buffer) {
+        fail(id, 'head', 'the answer has more header bytes than fit a message', true);
+        exchange.abort.abort();
+        return;
+      }
+      put(id, HEAD, head);
+      if (response.body) await pump(id, exchange, response.body);
+      put(id, END, NOTHING);
+    } catch (error) {
+      if (!exchange.cancelled) fail(id, 'network', error, sent);
+    } finally {
+      exchanges.delete(id);
+    }
+  }
+
+  async function pump(id, exchange, body) {
+    const reader = body.getReader({ mode: 'byob' });
+    let spare = new ArrayBuffer(chunk);
+    for (;;) {
+      while (exchange.credit <= 0) await new Promise((wake) => (exchange.wake = wake));
+      const { value, done } = await reader.read(new Uint8Array(spare, 0, Math.min(chunk, exchange.credit)));
+      if (exchange.cancelled || done) return;
+      exchange.credit -= value.length;
+      put(id, DATA, value);
+      spare = value.buffer;
+    }
+  }
+
+  // ---- in -----------------------------------------------------------------------------------------------
+  function start(id, exchange) {
+    if (exchange.have === exchange.length) run(id, exchange);
+  }
+
+  function receive(id, kind, payload) {
+    if (kind === REQUEST) {
+      const { method, path, headers, body } = JSON.parse(text.decode(payload));
+      const exchange = {
+        method, path, headers, length: body, have: 0, body: body > 0 ? new Uint8Array(body) : null,
+        credit, wake: null, cancelled: false, abort: new AbortController(),
+      };
+      exchanges.set(id, exchange);
+      start(id, exchange);
+      return;
+    }
+    if (kind === ECHO) {
+      put(id, ECHO, NOTHING);
+      return;
+    }
+    const exchange = exchanges.get(id);
+    if (exchange === undefined) return;
+    if (kind === BODY) {
+      exchange.body.set(payload, exchange.have);
+      exchange.have += payload.length;
+      start(id, exchange);
+    } else if (kind === CREDIT) {
+      exchange.credit += new DataView(payload.buffer, payload.byteOffset).getUint32(0);
+      wake(exchange);
+    } else if (kind === CANCEL) {
+      stop(id, exchange);
+    }
+  }
+
+  function wake(exchange) {
+    const waiting = exchange.wake;
+    exchange.wake = null;
+    if (waiting) waiting();
+  }
+
+  function stop(id, exchange) {
+    exchange.cancelled = true;
+    exchange.abort.abort();
+    exchange.credit = Math.max(exchange.credit, 1); // a waiting pump goes on to its aborted read and ends
+    wake(exchange);
+    exchanges.delete(id);
+  }
+
+  socket.onmessage = ({ data }) => {
+    const message = new DataView(data);
+    for (let at = 0; at + HEADER <= data.byteLength; ) {
+      const length = message.getUint32(at + 5);
+      receive(message.getUint32(at), message.getUint8(at + 4), new Uint8Array(data, at + HEADER, length));
+      at += HEADER + length;
+    }
+  };
+
+  // Without the channel nobody reads the answers: nothing may go on running at the site.
+  socket.onclose = () => {
+    for (const [id, exchange] of exchanges) stop(id, exchange);
+  };
+})

@@ -1,0 +1,289 @@
+//! The machine against scripts, and against any sequence of events.
+
+use super::*;
+use proptest::prelude::*;
+
+const ORIGIN: &str = "https://chat.example";
+
+struct Run {
+    state: State,
+    now: Instant,
+    todo: Vec<Action>,
+}
+
+impl Run {
+    fn new() -> Run {
+        let now = Instant::now();
+        let (state, todo) = State::new(Timing::default(), 7, now);
+        Run { state, now, todo }
+    }
+
+    fn on(&mut self, event: Event) -> &[Action] {
+        let (state, todo) = self.state.clone().on(event, self.now);
+        self.state = state;
+        self.todo = todo;
+        &self.todo
+    }
+
+    fn wait(&mut self, seconds: f64) -> &[Action] {
+        self.now += Duration::from_secs_f64(seconds);
+        self.on(Event::Tick)
+    }
+
+    fn ready() -> Run {
+        let mut run = Run::new();
+        assert_eq!(run.todo, [Action::Launch]);
+        assert_eq!(run.on(Event::BrowserUp), [Action::OpenSite]);
+        run.on(Event::SiteLanded(ORIGIN.into(), Landing::Site));
+        assert_eq!(run.todo, [Action::OpenCarrier(1, ORIGIN.into())]);
+        assert_eq!(run.on(Event::CarrierUp(1)), [Action::Probe(1)]);
+        run.on(Event::Probed(1, Verdict::Passed));
+        assert_eq!(run.state.phase, Phase::Ready);
+        run
+    }
+
+    fn usable(&self) -> Vec<u64> {
+        self.state.usable(self.now).collect()
+    }
+}
+
+fn lost() -> Event {
+    Event::BrowserLost("killed".into())
+}
+
+#[test]
+fn the_ordinary_way_to_ready() {
+    assert_eq!(Run::ready().usable(), [1]);
+}
+
+#[test]
+fn a_check_is_waited_for_and_then_a_person_is_asked_and_nothing_is_reloaded() {
+    let mut run = Run::new();
+    run.on(Event::BrowserUp);
+    run.on(Event::SiteLanded(ORIGIN.into(), Landing::Site));
+    run.on(Event::CarrierUp(1));
+    let check = Event::Probed(1, Verdict::Wall(Wall::Check));
+    assert_eq!(run.on(check.clone()), []);
+    run.now = run.state.wake_at();
+    assert!(run.on(Event::Tick).contains(&Action::Probe(1)));
+    run.on(check.clone());
+    run.on(Event::CarrierBeat(1));
+    run.on(Event::BrowserBeat);
+    for _ in 0..100 {
+        run.wait(1.0);
+        run.on(Event::CarrierBeat(1));
+        run.on(Event::BrowserBeat);
+        assert!(!run.todo.contains(&Action::OpenSite));
+        run.on(check.clone());
+    }
+    assert_eq!(run.state.phase, Phase::NeedsOperator(Wall::Check));
+    assert!(run.usable().is_empty());
+    // The person is done: the page navigates, which is looked at at once.
+    run.on(Event::SiteLanded(ORIGIN.into(), Landing::Site));
+    assert_eq!(run.todo, [Action::Probe(1)]);
+    run.on(Event::Probed(1, Verdict::Passed));
+    assert_eq!(run.state.phase, Phase::Ready);
+}
+
+#[test]
+fn a_lost_carrier_is_replaced_without_touching_the_browser() {
+    let mut run = Run::ready();
+    assert_eq!(run.on(Event::CarrierLost(1, "crash".into())), [Action::OpenCarrier(2, ORIGIN.into())]);
+    assert!(matches!(run.state.phase, Phase::Warming { .. }));
+    assert_eq!(run.on(Event::CarrierUp(2)), [Action::Probe(2)]);
+    run.on(Event::Probed(2, Verdict::Passed));
+    assert_eq!(run.usable(), [2]);
+}
+
+#[test]
+fn carriers_that_cannot_be_opened_cost_the_browser_at_last() {
+    let mut run = Run::ready();
+    run.on(Event::CarrierLost(1, "crash".into()));
+    run.on(Event::CarrierLost(2, "no".into()));
+    run.on(Event::CarrierLost(3, "no".into()));
+    assert_eq!(run.on(Event::CarrierLost(4, "no".into())), [Action::Kill, Action::Launch]);
+}
+
+#[test]
+fn a_silent_carrier_is_suspected_first_and_replaced_later() {
+    let mut run = Run::ready();
+    run.wait(3.0);
+    run.on(Event::BrowserBeat);
+    assert_eq!(run.state.phase, Phase::Ready);
+    run.wait(2.0);
+    assert_eq!(run.state.phase, Phase::Suspect);
+    assert!(run.usable().is_empty());
+    run.on(Event::CarrierBeat(1));
+    assert_eq!((run.usable(), &run.state.phase), (vec![1], &Phase::Ready));
+    run.wait(5.0);
+    run.on(Event::BrowserBeat);
+    assert_eq!(run.state.phase, Phase::Suspect);
+    run.wait(4.0);
+    assert!(run.todo.contains(&Action::CloseCarrier(1)));
+    assert!(run.todo.contains(&Action::OpenCarrier(2, ORIGIN.into())));
+}
+
+#[test]
+fn a_silent_browser_is_killed_and_started_again() {
+    let mut run = Run::ready();
+    run.wait(11.0);
+    run.on(Event::CarrierBeat(1));
+    assert!(!run.todo.contains(&Action::Kill));
+    assert_eq!(run.wait(2.0), [Action::Kill, Action::Launch]);
+}
+
+#[test]
+fn a_browser_that_ends_at_once_is_started_ever_more_rarely() {
+    let mut run = Run::new();
+    let mut pauses = Vec::new();
+    for _ in 0..12 {
+        run.on(lost());
+        let before = run.now;
+        while run.state.phase != Phase::Starting {
+            run.now = run.state.wake_at();
+            run.on(Event::Tick);
+        }
+        pauses.push(run.now - before);
+    }
+    assert_eq!(pauses[0], Duration::ZERO);
+    assert!(pauses[1..7].windows(2).all(|it| it[0] < it[1]), "{pauses:?}");
+    assert!(pauses[8..].iter().all(|it| (45.0..=60.0).contains(&it.as_secs_f64())), "{pauses:?}");
+}
+
+#[test]
+fn only_a_stable_time_forgives_failures() {
+    let mut run = Run::ready();
+    assert_eq!(run.on(lost()), [Action::Kill, Action::Launch]);
+    let again = |run: &mut Run, generation| {
+        run.on(Event::BrowserUp);
+        run.on(Event::SiteLanded(ORIGIN.into(), Landing::Site));
+        run.on(Event::CarrierUp(generation));
+        run.on(Event::Probed(generation, Verdict::Passed));
+    };
+    again(&mut run, 2);
+    assert_eq!(run.on(lost()), [Action::Kill], "the second loss in a row waits");
+    run.now = run.state.wake_at();
+    assert_eq!(run.on(Event::Tick), [Action::Launch]);
+    again(&mut run, 3);
+    for _ in 0..40 {
+        run.on(Event::CarrierBeat(3));
+        run.on(Event::BrowserBeat);
+        run.wait(2.0);
+    }
+    assert_eq!(run.on(lost()), [Action::Kill, Action::Launch]);
+}
+
+#[test]
+fn an_operator_who_signs_in_through_a_third_party_keeps_the_origin() {
+    let mut run = Run::ready();
+    run.on(Event::SiteLanded("https://id.elsewhere".into(), Landing::Elsewhere));
+    run.on(Event::SiteLanded("https://auth.chat.example".into(), Landing::Wall(Wall::SignIn)));
+    assert_eq!((run.state.origin(), run.usable()), (Some(ORIGIN), vec![1]));
+}
+
+#[test]
+fn draining_opens_nothing_and_closes_the_browser_at_the_end() {
+    let mut run = Run::ready();
+    run.on(Event::Drain);
+    assert!(run.usable().is_empty());
+    assert_eq!(run.on(Event::CarrierLost(1, "crash".into())), []);
+    assert_eq!(run.on(Event::Drained), [Action::Close]);
+    assert_eq!(run.state.phase, Phase::Stopped);
+    assert_eq!(run.on(lost()), []);
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let verdict = prop_oneof![
+        Just(Verdict::Passed),
+        Just(Verdict::Wall(Wall::Check)),
+        Just(Verdict::Wall(Wall::SignIn)),
+        Just(Verdict::Unwell("unwell".into())),
+    ];
+    let landing = prop_oneof![
+        Just(Landing::Site),
+        Just(Landing::Elsewhere),
+        Just(Landing::Wall(Wall::SignIn))
+    ];
+    prop_oneof![
+        4 => Just(Event::Tick),
+        3 => Just(Event::BrowserUp),
+        1 => Just(lost()),
+        3 => ("[ab]", landing).prop_map(|(host, it)| Event::SiteLanded(format!("https://{host}"), it)),
+        1 => Just(Event::SiteFailed("net".into())),
+        1 => Just(Event::SiteLost("crash".into())),
+        4 => (1u64..9).prop_map(Event::CarrierUp),
+        2 => (1u64..9).prop_map(|it| Event::CarrierLost(it, "crash".into())),
+        4 => (1u64..9, verdict).prop_map(|(it, v)| Event::Probed(it, v)),
+        3 => (1u64..9).prop_map(Event::CarrierBeat),
+        3 => Just(Event::BrowserBeat),
+        1 => prop_oneof![Just(Repair::Site), Just(Repair::Browser)].prop_map(Event::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever happens in whatever order.
+    #[test]
+    fn invariants(script in prop::collection::vec((any_event(), 0u64..20_000), 1..200), drain in any::<bool>()) {
+        let mut run = Run::new();
+        let mut newest = 0;
+        for (event, millis) in script {
+            run.now += Duration::from_millis(millis);
+            let before = run.state.phase.clone();
+            run.on(event);
+            // Every generation is newer than all before it, and is opened on a known origin.
+            for action in &run.todo {
+                if let Action::OpenCarrier(generation, origin) = action {
+                    prop_assert!(*generation > newest);
+                    newest = *generation;
+                    prop_assert_eq!(run.state.origin(), Some(origin.as_str()));
+                }
+            }
+            // One browser at a time: a launch follows the start or the loss of the one before.
+            let launches = run.todo.iter().filter(|it| **it == Action::Launch).count();
+            prop_assert!(launches <= 1);
+            if launches == 1 {
+                prop_assert_eq!(&run.state.phase, &Phase::Starting);
+            }
+            // Nothing is reloaded because a person is wanted.
+            if let (Phase::NeedsOperator(_), Phase::NeedsOperator(_)) = (&before, &run.state.phase) {
+                prop_assert!(!run.todo.contains(&Action::Launch));
+            }
+            // Only what is open and fresh gets work, and only when ready.
+            if run.state.phase != Phase::Ready {
+                prop_assert!(run.usable().is_empty());
+            }
+            // The machine never sleeps past a beat.
+            prop_assert!(run.state.wake_at() <= run.now + run.state.timing.beat);
+        }
+        if drain {
+            run.on(Event::Drain);
+            run.on(Event::Drained);
+            prop_assert_eq!(&run.state.phase, &Phase::Stopped);
+            prop_assert!(run.todo.contains(&Action::Close) || run.todo.contains(&Action::Kill));
+            return Ok(());
+        }
+        // From wherever it is, a world that works leads to ready: there is no dead end.
+        for _ in 0..50 {
+            if run.state.phase == Phase::Ready && !run.usable().is_empty() { break; }
+            let due: Vec<_> = std::mem::take(&mut run.todo);
+            if due.is_empty() || !matches!(run.state.phase, Phase::Backoff { .. }) {
+                // What was ordered before this point may have been answered already: answer it again.
+                run.on(Event::BrowserUp);
+            }
+            run.on(Event::SiteLanded("https://a".into(), Landing::Site));
+            let open: Vec<_> = run.state.carriers.iter().map(|it| it.generation).collect();
+            for generation in open {
+                run.on(Event::CarrierUp(generation));
+                run.on(Event::BrowserBeat);
+                run.on(Event::Probed(generation, Verdict::Passed));
+                run.on(Event::CarrierBeat(generation));
+            }
+            if run.state.phase == Phase::Ready && !run.usable().is_empty() { break; }
+            run.now = run.now.max(run.state.wake_at());
+            run.on(Event::Tick);
+        }
+        prop_assert_eq!(&run.state.phase, &Phase::Ready);
+    }
+}

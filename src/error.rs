@@ -1,0 +1,172 @@
+//! Faults: every way in which a request can end without the site's own answer.
+//!
+//! A [`Fault`] keeps two texts apart: what the caller may read and what only the log may hold. It knows
+//! nothing of HTTP; `http/reply.rs` alone turns a [`FaultKind`] into a status code.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+/// What went wrong, by name. [`FaultKind::code`] is the stable word that callers see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultKind {
+    /// The request is malformed: a path that could mean another host, a GET with a body, a bad header.
+    BadRequest,
+    /// `Host` names a site that this server was not told to answer for.
+    ForeignHost,
+    /// The request comes from a page of another origin.
+    ForeignOrigin,
+    /// The path is outside the allow-list.
+    PathNotAllowed,
+    /// A method that a browser's `fetch` cannot send.
+    MethodNotAllowed,
+    /// The request body is over the limit.
+    TooLarge,
+    /// The caller stopped sending its body.
+    BodyTimeout,
+    /// Every place in the queue is taken.
+    QueueFull,
+    /// A place in the queue was not reached in time.
+    QueueTimeout,
+    /// The browser or its page is not ready (yet).
+    NotReady,
+    /// The site wants a person: its check or its sign-in.
+    NeedsOperator,
+    /// The server is stopping.
+    Draining,
+    /// The page or the browser was lost while the exchange was in it.
+    PageLost,
+    /// The browser could not complete the fetch: the network, DNS, TLS, or the site cut it.
+    FetchFailed,
+    /// The site redirected to another origin, where requests never go.
+    RedirectedAway,
+    /// The client took nothing while its buffer was full.
+    SlowReader,
+    /// Something that must not happen; the cause is in the log.
+    Internal,
+}
+
+impl FaultKind {
+    /// Every kind, in the order of their declaration: metrics make their series from it.
+    pub const ALL: [FaultKind; 17] = [
+        FaultKind::BadRequest,
+        FaultKind::ForeignHost,
+        FaultKind::ForeignOrigin,
+        FaultKind::PathNotAllowed,
+        FaultKind::MethodNotAllowed,
+        FaultKind::TooLarge,
+        FaultKind::BodyTimeout,
+        FaultKind::QueueFull,
+        FaultKind::QueueTimeout,
+        FaultKind::NotReady,
+        FaultKind::NeedsOperator,
+        FaultKind::Draining,
+        FaultKind::PageLost,
+        FaultKind::FetchFailed,
+        FaultKind::RedirectedAway,
+        FaultKind::SlowReader,
+        FaultKind::Internal,
+    ];
+
+    /// The stable, machine-readable word for this kind.
+    pub fn code(self) -> &'static str {
+        match self {
+            FaultKind::BadRequest => "bad_request",
+            FaultKind::ForeignHost => "foreign_host",
+            FaultKind::ForeignOrigin => "foreign_origin",
+            FaultKind::PathNotAllowed => "path_not_allowed",
+            FaultKind::MethodNotAllowed => "method_not_allowed",
+            FaultKind::TooLarge => "body_too_large",
+            FaultKind::BodyTimeout => "body_timeout",
+            FaultKind::QueueFull => "queue_full",
+            FaultKind::QueueTimeout => "queue_timeout",
+            FaultKind::NotReady => "not_ready",
+            FaultKind::NeedsOperator => "needs_operator",
+            FaultKind::Draining => "draining",
+            FaultKind::PageLost => "page_lost",
+            FaultKind::FetchFailed => "fetch_failed",
+            FaultKind::RedirectedAway => "redirected_away",
+            FaultKind::SlowReader => "slow_reader",
+            FaultKind::Internal => "internal",
+        }
+    }
+}
+
+/// Whether the request may have reached the site when the fault happened.
+///
+/// This decides if it may be tried again: what may have been sent is never sent a second time by us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// It provably never left the page.
+    No,
+    /// It was handed to the browser; the site may have acted on it.
+    Maybe,
+}
+
+/// An error with a kind, a public text and a private cause.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    kind: FaultKind,
+    sent: Sent,
+    public: Cow<'static, str>,
+    cause: Option<String>,
+    retry_after: Option<Duration>,
+}
+
+impl Fault {
+    /// A fault of a request that never left for the site. `public` is one sentence for the caller.
+    pub fn new(kind: FaultKind, public: impl Into<Cow<'static, str>>) -> Self {
+        Fault { kind, sent: Sent::No, public: public.into(), cause: None, retry_after: None }
+    }
+
+    /// Marks the request as one that the site may have seen.
+    pub fn maybe_sent(mut self) -> Self {
+        self.sent = Sent::Maybe;
+        self
+    }
+
+    /// Adds what only the log may hold.
+    pub fn because(mut self, cause: impl fmt::Display) -> Self {
+        self.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Says when another try has a chance.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> FaultKind {
+        self.kind
+    }
+
+    /// Whether the site may have seen the request.
+    pub fn sent(&self) -> Sent {
+        self.sent
+    }
+
+    /// The sentence for the caller: no secrets, no addresses of ours.
+    pub fn public(&self) -> &str {
+        &self.public
+    }
+
+    /// The private cause, for the log.
+    pub fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    /// How long the caller should wait before it tries again, where waiting helps.
+    pub fn wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.public)
+    }
+}
+
+impl std::error::Error for Fault {}

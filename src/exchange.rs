@@ -1,0 +1,102 @@
+//! The shared vocabulary: what goes into the page, and what comes out of it.
+//!
+//! [`PageRequest`] goes in; an [`Exchange`] comes out: a [`Head`] and then chunks of body, ending exactly
+//! once, cleanly or with a [`Fault`]. Nothing here knows how frames travel: that is behind [`Valve`].
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::error::Fault;
+use crate::pipe::{Pipe, Taken};
+
+/// A request for the page to perform with `fetch`.
+#[derive(Clone, Debug)]
+pub struct PageRequest {
+    /// An HTTP method that `fetch` may send, in its usual case.
+    pub method: String,
+    /// Path and query as they go on the wire, starting with one `/`.
+    pub path: String,
+    /// Header names and values; a value's characters are its bytes (ISO 8859-1), as in the Fetch standard.
+    pub headers: Vec<(String, String)>,
+    /// The body in pieces, as they arrived; empty for none. Cheap to clone.
+    pub body: Vec<Bytes>,
+}
+
+impl PageRequest {
+    /// The length of the body in bytes.
+    pub fn body_len(&self) -> usize {
+        self.body.iter().map(Bytes::len).sum()
+    }
+}
+
+/// Status and headers of the site's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The HTTP status.
+    pub status: u16,
+    /// Header names (lower case) and values, as the page may see them: never `set-cookie`.
+    pub headers: Vec<(String, String)>,
+    /// Path and query of the answer, if redirects within the origin led elsewhere.
+    pub redirected_to: Option<String>,
+}
+
+/// The way back from an exchange to the page that performs it.
+pub trait Valve: Send + Sync {
+    /// Lets the page send `bytes` more for exchange `id`.
+    fn grant(&self, id: u32, bytes: u32);
+    /// Stops exchange `id` in the page; nothing of it is wanted any more.
+    fn cancel(&self, id: u32);
+}
+
+/// One running request: wait for its head, then take its chunks. Dropping it aborts the fetch.
+pub struct Exchange {
+    id: u32,
+    pipe: Arc<Pipe>,
+    valve: Arc<dyn Valve>,
+    ended: bool,
+}
+
+impl Exchange {
+    /// The reading end of `pipe`, for exchange `id` behind `valve`.
+    pub fn new(id: u32, pipe: Arc<Pipe>, valve: Arc<dyn Valve>) -> Exchange {
+        Exchange { id, pipe, valve, ended: false }
+    }
+
+    /// The answer's head, once. The fault says whether the request may have been sent.
+    pub async fn head(&mut self) -> Result<Head, Fault> {
+        let head = poll_fn(|cx| self.pipe.poll_head(cx)).await;
+        self.ended |= head.is_err();
+        head
+    }
+
+    /// The next chunk of body; `None` is the clean end. After a fault or the end, stop.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Taken, Fault>>> {
+        let next = self.pipe.poll_data(cx);
+        match &next {
+            Poll::Ready(Some(Ok(taken))) => {
+                if let Some(bytes) = taken.grant {
+                    self.valve.grant(self.id, bytes);
+                }
+            }
+            Poll::Ready(_) => self.ended = true,
+            Poll::Pending => {}
+        }
+        next
+    }
+
+    /// As [`Exchange::poll_chunk`], to await.
+    pub async fn chunk(&mut self) -> Option<Result<Taken, Fault>> {
+        poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.valve.cancel(self.id);
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The site's own formats, pure: nothing in here does I/O.
+
+pub mod challenge;
