@@ -4,4 +4,5 @@ pub mod error;
 pub mod exchange;
 pub mod flow;
 pub mod pipe;
+pub mod practice;
 pub mod site;
