@@ -287,6 +287,11 @@ impl Carrier {
         self.inner.closed.cancel();
     }
 
+    /// Whether the socket is gone.
+    pub fn is_closed(&self) -> bool {
+        self.inner.closed.is_cancelled()
+    }
+
     /// Resolves when the socket is gone, for whatever reason.
     pub async fn closed(&self) {
         self.inner.closed.cancelled().await;

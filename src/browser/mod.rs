@@ -1,6 +1,192 @@
-//! browser
+//! The browser, as the rest of the program sees it: a [`Browser`] that performs requests and says how it is.
+//!
+//! ```text
+//! Browser ──fetch──> Carrier (channel) ══ WebSocket ══ carrier.js ──fetch──> the site
+//!    │ status (watch)
+//! supervisor ──on──> State (pure) ──Action──> launch (the process), link (CDP), channel
+//! ```
+
 pub mod channel;
 pub mod frame;
 pub mod launch;
 pub mod link;
 pub mod state;
+mod supervisor;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::error::{Fault, FaultKind, Sent};
+use crate::exchange::{Exchange, Head, PageRequest};
+use channel::{BufferLimits, Carrier};
+use launch::LaunchSpec;
+pub use state::{Phase, Repair, Timing};
+
+/// What a browser needs to run.
+#[derive(Clone, Debug)]
+pub struct BrowserSpec {
+    /// How to start it.
+    pub launch: LaunchSpec,
+    /// The page to keep open.
+    pub url: url::Url,
+    /// The times that its life goes by.
+    pub timing: Timing,
+    /// What may be held for slow readers.
+    pub buffers: BufferLimits,
+}
+
+/// How the browser is, as published by its supervisor.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why, in words for the operator.
+    pub reason: String,
+    /// Since when.
+    pub since: Instant,
+    /// The origin that requests go to.
+    pub origin: Option<String>,
+    /// The carriers that may get new work; empty unless ready.
+    pub carriers: Vec<Carrier>,
+    /// The browser's name and version, once one was up.
+    pub version: Option<String>,
+    /// The browser's main process, while there is one.
+    pub pid: Option<i32>,
+    /// Browsers started so far, and carriers opened.
+    pub browsers: u64,
+    /// Carriers opened so far.
+    pub pages: u64,
+    /// Bytes held for slow readers.
+    pub buffered: usize,
+}
+
+impl Status {
+    /// Whether a request would be served now.
+    pub fn is_ready(&self) -> bool {
+        !self.carriers.is_empty()
+    }
+
+    /// The fault of a request for which there is no use in waiting until `deadline`; `None` if there is.
+    fn hopeless(&self, deadline: Instant) -> Option<Fault> {
+        match self.phase {
+            Phase::NeedsOperator(_) => Some(
+                Fault::new(
+                    FaultKind::NeedsOperator,
+                    format!("The proxy's browser needs its operator: {}.", self.reason),
+                )
+                .retry_after(Duration::from_secs(60)),
+            ),
+            Phase::Draining | Phase::Stopped => Some(
+                Fault::new(FaultKind::Draining, "The proxy is stopping; try again in a moment.")
+                    .retry_after(Duration::from_secs(10)),
+            ),
+            Phase::Backoff { until, .. } if until > deadline => Some(self.not_ready(until)),
+            _ => None,
+        }
+    }
+
+    fn not_ready(&self, until: Instant) -> Fault {
+        let wait = until.saturating_duration_since(Instant::now()).max(Duration::from_secs(5));
+        Fault::new(
+            FaultKind::NotReady,
+            "The proxy's browser session is being set up; try again in about ten seconds.",
+        )
+        .because(&self.reason)
+        .retry_after(wait)
+    }
+}
+
+enum Command {
+    Restart(Repair),
+    Drain,
+    Stop,
+}
+
+/// A handle to the browser; clones are handles to the same one. It runs until [`Browser::stop`], or until
+/// the last handle is dropped.
+#[derive(Clone)]
+pub struct Browser {
+    commands: mpsc::UnboundedSender<Command>,
+    status: watch::Receiver<Status>,
+}
+
+impl Browser {
+    /// Starts the supervisor, which starts the browser. Fails only if no loopback port can be had.
+    pub async fn start(spec: BrowserSpec) -> io::Result<Browser> {
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let status = supervisor::start(spec, receiver).await?;
+        Ok(Browser { commands, status })
+    }
+
+    /// How the browser is now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Follows how the browser is.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Performs `request` in the page and waits for the answer's head.
+    ///
+    /// Waits for a page until `deadline`, and again if the page is lost before the request has left it. A
+    /// request that may have reached the site is never sent again: its fault says `Sent::Maybe`.
+    pub async fn fetch(&self, request: PageRequest, deadline: Instant) -> Result<(Head, Exchange), Fault> {
+        loop {
+            let carrier = self.carrier(deadline).await?;
+            let mut exchange = carrier.fetch(request.clone());
+            match exchange.head().await {
+                Ok(head) => return Ok((head, exchange)),
+                Err(fault) if fault.kind() == FaultKind::PageLost && fault.sent() == Sent::No => {
+                    tracing::info!(cause = fault.cause(), "the page was lost before the request left: waiting");
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    async fn carrier(&self, deadline: Instant) -> Result<Carrier, Fault> {
+        let mut status = self.status.clone();
+        loop {
+            let now = {
+                let status = status.borrow_and_update();
+                // The newest that is there: an older one is on its way out.
+                let usable = status.carriers.iter().rev().find(|it| !it.is_closed());
+                if let Some(carrier) = usable {
+                    return Ok(carrier.clone());
+                }
+                if let Some(fault) = status.hopeless(deadline) {
+                    return Err(fault);
+                }
+                status.clone()
+            };
+            match tokio::time::timeout_at(deadline.into(), status.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Fault::new(FaultKind::Draining, "The proxy is stopping.")),
+                Err(_) => return Err(now.not_ready(deadline)),
+            }
+        }
+    }
+
+    /// Starts the page, or the whole browser, again. Exchanges in it end with a fault.
+    pub fn restart(&self, what: Repair) {
+        let _ = self.commands.send(Command::Restart(what));
+    }
+
+    /// No new requests from now on; those under way go on.
+    pub fn drain(&self) {
+        let _ = self.commands.send(Command::Drain);
+    }
+
+    /// Closes the browser, so that it writes its profile, and waits until it is gone.
+    pub async fn stop(&self) {
+        self.drain();
+        let _ = self.commands.send(Command::Stop);
+        let mut status = self.status.clone();
+        // The supervisor's end closes the watch.
+        while status.changed().await.is_ok() {}
+    }
+}
