@@ -64,11 +64,24 @@
   const NOTHING = new Uint8Array(0);
   const json = (value) => utf8.encode(JSON.stringify(value));
   const fail = (id, what, error, sent) =>
-    put(id, FAIL, json({ what, message: String((error && error.message) || error).slice(0, 500), sent }));
+    put(id, FAIL, json({ what, message: String((error && error.message) || error).slice(0, 4000), sent }));
+
+  // The policy of this document stops a redirect to another origin before anything is sent there. The fetch
+  // just fails; this event, which comes about the same time, tells why.
+  const stopped = new Set();
+  document.addEventListener('securitypolicyviolation', ({ blockedURI }) => {
+    stopped.add(blockedURI);
+    setTimeout(() => stopped.delete(blockedURI), 1000);
+  });
+  const SETTLE = 20;
+  async function failFetch(id, request, error) {
+    await new Promise((resolve) => setTimeout(resolve, SETTLE));
+    if (stopped.has(request.url)) fail(id, 'redirect', request.url, true);
+    else fail(id, 'network', error, true);
+  }
 
   // ---- one exchange -------------------------------------------------------------------------------------
   async function run(id, exchange) {
-    let sent = false;
     let request;
     try {
       const target = new URL(exchange.path, location.origin);
@@ -79,7 +92,7 @@
         body: exchange.length > 0 ? exchange.body : undefined,
         signal: exchange.abort.signal,
         credentials: 'include',
-        referrer: '/',
+        referrer: `${location.origin}/`,
       };
       // A cache entry being written makes the next reader of the same address wait for the first one's end.
       if (exchange.method === 'GET' || exchange.method === 'HEAD') init.cache = 'no-store';
@@ -91,7 +104,6 @@
     }
     exchange.body = null;
     try {
-      sent = true;
       const response = await fetch(request);
       let redirected = null;
       if (response.redirected) {
@@ -108,7 +120,7 @@
       if (response.body) await pump(id, exchange, response.body);
       put(id, END, NOTHING);
     } catch (error) {
-      if (!exchange.cancelled) fail(id, 'network', error, sent);
+      if (!exchange.cancelled) await failFetch(id, request, error);
     } finally {
       exchanges.delete(id);
     }

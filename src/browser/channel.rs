@@ -22,7 +22,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -164,7 +163,6 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 async fn welcome(stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let mut found = None;
-    // The type of a refused handshake is tungstenite's.
     #[allow(clippy::result_large_err)]
     let check = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
         let origin = request.headers().get("origin").and_then(|value| value.to_str().ok());
@@ -209,9 +207,19 @@ struct Inner {
     next: AtomicU32,
     exchanges: Mutex<HashMap<u32, Arc<Pipe>>>,
     echoes: Mutex<HashMap<u32, oneshot::Sender<()>>>,
+    redirects: Mutex<Redirects>,
     closed: CancellationToken,
     limits: BufferLimits,
     ledger: Arc<Ledger>,
+}
+
+/// Redirects to other origins that the browser stopped, by the address that was fetched.
+#[derive(Default)]
+struct Redirects {
+    /// Where they led, as far as the link has told.
+    known: HashMap<String, String>,
+    /// Exchanges that the page says were stopped, and whose target is not known yet.
+    waiting: HashMap<String, Vec<Arc<Pipe>>>,
 }
 
 /// A connected carrier. Clones are handles to the same one; the last handle that drops closes it.
@@ -236,6 +244,7 @@ impl Carrier {
             next: AtomicU32::new(1),
             exchanges: Mutex::default(),
             echoes: Mutex::default(),
+            redirects: Mutex::default(),
             closed: CancellationToken::new(),
             limits: shared.limits.clone(),
             ledger: shared.ledger.clone(),
@@ -282,6 +291,16 @@ impl Carrier {
         ok
     }
 
+    /// The browser stopped a redirect of our fetch of `from` on its way to the origin `to`. It tells the page
+    /// only that it was stopped, and us, over the link, where it led: the two meet here.
+    pub fn redirect_stopped(&self, from: String, to: String) {
+        let mut redirects = lock(&self.inner.redirects);
+        for pipe in redirects.waiting.remove(&from).unwrap_or_default() {
+            pipe.finish(Err(redirected_away(Some(&to))));
+        }
+        redirects.known.insert(from, to);
+    }
+
     /// Closes the socket; the page stops its fetches, and exchanges still in it fail.
     pub fn close(&self) {
         self.inner.closed.cancel();
@@ -325,6 +344,7 @@ async fn serve(
     };
     inner.closed.cancel();
     lock(&inner.echoes).clear();
+    inner.settle_redirects();
     let left: Vec<_> = lock(&inner.exchanges).drain().collect();
     tracing::debug!(generation = inner.generation, %cause, exchanges = left.len(), "carrier closed");
     for (_, pipe) in left {
@@ -377,7 +397,7 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
             }
             FromPage::Fail(id, failure) => {
                 if let Some(pipe) = exchanges.remove(&id) {
-                    pipe.finish(Err(failed(failure)));
+                    inner.fail(pipe, failure);
                 }
             }
             FromPage::Age(micros) => {
@@ -412,6 +432,25 @@ impl Inner {
     fn stop(&self, id: u32) {
         let _ = self.out.send(Out::Cancel(id));
     }
+
+    fn fail(&self, pipe: Arc<Pipe>, failure: PageFailure) {
+        if failure.what != "redirect" {
+            return pipe.finish(Err(failed(failure)));
+        }
+        let mut redirects = lock(&self.redirects);
+        match redirects.known.get(&failure.message) {
+            Some(to) => pipe.finish(Err(redirected_away(Some(to)))),
+            None => redirects.waiting.entry(failure.message).or_default().push(pipe),
+        }
+    }
+
+    /// Forgets redirects that have met, and ends those that the link said nothing about.
+    fn settle_redirects(&self) {
+        let redirects = std::mem::take(&mut *lock(&self.redirects));
+        for pipe in redirects.waiting.into_values().flatten() {
+            pipe.finish(Err(redirected_away(None)));
+        }
+    }
 }
 
 /// Ends exchanges whose client takes nothing while its buffer is full.
@@ -419,6 +458,7 @@ async fn sweep(inner: &Inner) {
     let mut tick = tokio::time::interval(SWEEP);
     loop {
         tick.tick().await;
+        inner.settle_redirects();
         let now = Instant::now();
         lock(&inner.exchanges).retain(|id, pipe| {
             let stuck = pipe.stalled(now).is_some_and(|stood| stood >= inner.limits.patience);
@@ -541,6 +581,14 @@ fn slow(what: &str) -> Fault {
 
 fn internal(error: impl std::fmt::Display) -> Fault {
     Fault::new(FaultKind::Internal, "The proxy could not hand this request to the page.").because(error)
+}
+
+fn redirected_away(to: Option<&str>) -> Fault {
+    let public = match to {
+        Some(to) => format!("The site redirected this request to {to}; requests go to the site's own origin only."),
+        None => "The site redirected this request to another origin, where requests never go.".into(),
+    };
+    Fault::new(FaultKind::RedirectedAway, public).maybe_sent()
 }
 
 fn failed(failure: PageFailure) -> Fault {

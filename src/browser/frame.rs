@@ -48,9 +48,10 @@ pub enum FromPage {
 /// How a fetch failed, as the page saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct PageFailure {
-    /// `network`, `request` (refused before it was sent), or `head` (an answer we cannot carry).
+    /// `network`, `request` (refused before it was sent), `head` (an answer we cannot carry), or `redirect`
+    /// (to another origin, stopped on the way).
     pub what: String,
-    /// The browser's own words; for the log.
+    /// The browser's own words, for the log; for `redirect` the address that was fetched.
     pub message: String,
     /// Whether `fetch` had been called.
     pub sent: bool,

@@ -237,8 +237,7 @@ impl Child {
                 self.address = address;
                 Ok(self)
             }
-            Ok(status) = exit.wait_for(Option::is_some) => {
-                let status = status.clone().unwrap_or_default();
+            status = ended(&mut exit) => {
                 // Its last words may still be in the pipe for a moment.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 let stderr = self.last_words();
@@ -262,8 +261,9 @@ impl Child {
     }
 
     /// The end of the process, in words, once it comes.
-    pub fn exit(&self) -> watch::Receiver<Option<String>> {
-        self.exit.clone()
+    pub fn exited(&self) -> impl Future<Output = String> + Send + 'static {
+        let mut exit = self.exit.clone();
+        async move { ended(&mut exit).await }
     }
 
     /// The last lines of its stderr, the useful ones first.
@@ -275,19 +275,18 @@ impl Child {
 
     /// Waits for it to go by itself after it was asked to, then makes it go.
     pub async fn farewell(self) {
-        let mut exit = self.exit.clone();
-        if tokio::time::timeout(FAREWELL, exit.wait_for(Option::is_some)).await.is_err() {
+        if tokio::time::timeout(FAREWELL, self.exited()).await.is_err() {
             tracing::warn!("the browser does not close: asking again");
             let _ = rustix::process::kill_process_group(self.pid, Signal::TERM);
-            let _ = tokio::time::timeout(FAREWELL, exit.wait_for(Option::is_some)).await;
+            let _ = tokio::time::timeout(FAREWELL, self.exited()).await;
         }
     }
 
     /// Kills the whole group and waits until the main process is reaped, so that the profile is free.
     pub async fn kill(self) {
-        let mut exit = self.exit.clone();
+        let exited = self.exited();
         drop(self);
-        let _ = tokio::time::timeout(FAREWELL, exit.wait_for(Option::is_some)).await;
+        let _ = tokio::time::timeout(FAREWELL, exited).await;
     }
 }
 
@@ -312,6 +311,13 @@ fn die_with_parent(command: &mut Command) {
             }
             Ok(())
         });
+    }
+}
+
+async fn ended(exit: &mut watch::Receiver<Option<String>>) -> String {
+    match exit.wait_for(Option::is_some).await {
+        Ok(how) => how.clone().unwrap_or_default(),
+        Err(_) => "its parent thread ended".into(),
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use chromiumoxide::cdp::browser_protocol::{audits, browser, fetch, network, page, target};
+use chromiumoxide::cdp::browser_protocol::{audits, browser, fetch, log, network, page, target};
 use chromiumoxide::cdp::js_protocol::runtime;
 use chromiumoxide::types::{CallId, EventMessage, Message, MethodId, Response};
 use chromiumoxide::{Command, Connection, Method};
@@ -30,6 +30,10 @@ const CARRIER_PATH: &str = "/.well-known/tabproxy-carrier";
 
 /// The document that a carrier lives in.
 const CARRIER_PAGE: &[u8] = b"<!doctype html><title>tabproxy carrier</title>";
+
+/// Moves the carrier into the document that its script runs in.
+const MOVE: &str = "location.replace(URL.createObjectURL(new Blob( \
+                    ['<!doctype html><title>tabproxy carrier</title>'], {type: 'text/html'})))";
 
 /// Why a call over the link failed.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +76,15 @@ pub enum LinkEvent {
     TabCrashed(TabId),
     /// A tab was closed.
     TabGone(TabId),
-    /// A fetch of a carrier was redirected to another origin, and stopped there.
-    RedirectStopped(TabId, String),
+    /// A fetch of a carrier was redirected to another origin, and stopped on the way.
+    RedirectStopped {
+        /// The carrier's tab.
+        tab: TabId,
+        /// The address that was fetched.
+        from: String,
+        /// The origin that it was redirected to.
+        to: String,
+    },
     /// The connection is gone; the last event.
     Lost(String),
 }
@@ -127,7 +138,7 @@ impl Link {
         let (calls, receiver) = mpsc::unbounded_channel();
         let (events, event_receiver) = mpsc::unbounded_channel();
         let close = CancellationToken::new();
-        let pump = Pump { connection, pending: HashMap::new(), tabs: HashMap::new(), events };
+        let pump = Pump { connection, pending: HashMap::new(), tabs: HashMap::new(), blocked: HashMap::new(), events };
         tokio::spawn(close.clone().run_until_cancelled_owned(pump.run(receiver)));
         let link = Link { calls, _close: std::sync::Arc::new(close.drop_guard()) };
         // Tells of closed and crashed tabs; of all others (workers, extensions) we need not know.
@@ -189,8 +200,18 @@ impl Link {
             Some(info) => info.target_id,
             None => self.call(None, target::CreateTargetParams::new("about:blank")).await?.target_id,
         };
+        self.site_tab(id).await
+    }
+
+    /// Opens a tab for the site, in place of one that is gone.
+    pub async fn new_tab(&self) -> Result<Tab, LinkError> {
+        let id = self.call(None, target::CreateTargetParams::new("about:blank")).await?.target_id;
+        self.site_tab(id).await
+    }
+
+    async fn site_tab(&self, id: target::TargetId) -> Result<Tab, LinkError> {
         let tab = self.attach(id).await?;
-        tab.call(page::EnableParams::default()).await?; // for `frameNavigated`
+        tab.call(page::EnableParams::default()).await?; // for `Navigated`
         Ok(tab)
     }
 
@@ -269,9 +290,17 @@ impl Tab {
         self.navigate(&format!("{document}#{channel}")).await?;
         self.call(fetch::DisableParams {}).await?;
         self.call(network::DisableParams {}).await?;
-        self.call(audits::EnableParams {}).await?; // for `RedirectStopped`
-        let ran = self.call(runtime::EvaluateParams::new(script)).await?;
-        match ran.exception_details {
+        // Both for `RedirectStopped`: the log names where the redirect led, the issue whose it was.
+        self.call(log::EnableParams {}).await?;
+        self.call(audits::EnableParams {}).await?;
+        // From there into a document made of nothing, still of the same origin and under the same policy.
+        // Its address is outside the scope of any service worker, so none can take it over later (a site's
+        // `clients.claim()` does take over a page that was merely loaded past it).
+        self.call(page::EnableParams::default()).await?;
+        let script = format!("if (location.protocol === 'blob:') {script}");
+        self.call(page::AddScriptToEvaluateOnNewDocumentParams::new(script)).await?;
+        let moved = self.call(runtime::EvaluateParams::new(MOVE)).await?;
+        match moved.exception_details {
             Some(details) => Err(LinkError::Script(details.text)),
             None => Ok(()),
         }
@@ -288,7 +317,10 @@ impl Tab {
 struct Pump {
     connection: Connection<Event>,
     pending: HashMap<CallId, oneshot::Sender<Response>>,
+    /// Tabs by the session that we are attached with.
     tabs: HashMap<String, TabId>,
+    /// Where a carrier's fetch was last stopped from going, until the issue says whose it was.
+    blocked: HashMap<TabId, String>,
     events: mpsc::UnboundedSender<LinkEvent>,
 }
 
@@ -371,11 +403,16 @@ impl Pump {
                 .map(|it| LinkEvent::TabCrashed(TabId(it.target_id.into()))),
             target::EventTargetDestroyed::IDENTIFIER => read::<target::EventTargetDestroyed>(event.params)
                 .map(|it| LinkEvent::TabGone(TabId(it.target_id.into()))),
-            audits::EventIssueAdded::IDENTIFIER => {
-                tracing::debug!(params = %event.params, "issue");
-                self.tab_of(&event).and_then(|tab| {
-                    Some(LinkEvent::RedirectStopped(tab, blocked_url(&event.params)?.to_owned()))
-                })
+            audits::EventIssueAdded::IDENTIFIER => self.tab_of(&event).and_then(|tab| {
+                let from = blocked_request(&event.params)?.to_owned();
+                let to = self.blocked.remove(&tab)?;
+                Some(LinkEvent::RedirectStopped { tab, from, to })
+            }),
+            log::EventEntryAdded::IDENTIFIER => {
+                if let (Some(tab), Some(to)) = (self.tab_of(&event), blocked_target(&event.params)) {
+                    self.blocked.insert(tab, to);
+                }
+                None
             }
             _ => None,
         };
@@ -410,7 +447,15 @@ fn read<T: DeserializeOwned>(params: serde_json::Value) -> Option<T> {
         .ok()
 }
 
-/// The address that the carrier's policy stopped a redirect at.
-fn blocked_url(params: &serde_json::Value) -> Option<&str> {
+/// The origin that a carrier's policy kept a fetch from, out of the browser's message about it:
+/// "Connecting to 'https://…' violates the following Content Security Policy directive…".
+fn blocked_target(params: &serde_json::Value) -> Option<String> {
+    let text = params.pointer("/entry/text")?.as_str()?;
+    let url = text.contains("Content Security Policy").then(|| text.split('\'').nth(1))??;
+    Some(url::Url::parse(url).ok()?.origin().ascii_serialization())
+}
+
+/// The address that was asked for, in the issue about the same.
+fn blocked_request(params: &serde_json::Value) -> Option<&str> {
     params.pointer("/issue/details/contentSecurityPolicyIssueDetails/blockedURL")?.as_str()
 }

@@ -92,6 +92,26 @@ pub enum Phase {
     Stopped,
 }
 
+impl Phase {
+    /// The phase in one word, as in logs, health and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Phase::Starting => "starting",
+            Phase::Warming { .. } => "warming",
+            Phase::Ready => "ready",
+            Phase::Suspect => "suspect",
+            Phase::NeedsOperator(_) => "needs_operator",
+            Phase::Backoff { .. } => "backoff",
+            Phase::Draining => "draining",
+            Phase::Stopped => "stopped",
+        }
+    }
+
+    /// Every name that [`Phase::name`] gives.
+    pub const NAMES: [&'static str; 8] =
+        ["starting", "warming", "ready", "suspect", "needs_operator", "backoff", "draining", "stopped"];
+}
+
 /// What is done after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
