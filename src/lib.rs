@@ -1,8 +1,184 @@
-//! x
+//! tabproxy: a reverse proxy whose outbound leg is a browser tab.
+//!
+//! A supervisor keeps a real Chromium warm on a chat site. Each request that arrives is performed as a
+//! `fetch` in a page of that browser, so the site sees the signed-in browser that it expects, and the
+//! answer is streamed out byte for byte.
+//!
+//! ```text
+//!            guard · path · admission            Carrier          carrier.js
+//!  client ──────────> http ──PageRequest──> browser ══WebSocket══> page ──fetch──> site
+//!         <────────── body <──Pipe, credit──        <══ frames ═══      <─stream──
+//!                                              │
+//!                    supervisor ── State::on ──┴── launch (process) · link (CDP)
+//! ```
+//!
+//! # Two tabs
+//!
+//! The **site tab** is the ordinary page: it passes the site's check, keeps the sign-in, and is what the
+//! operator sees. Nothing of ours is in it. The **carrier** is a quiet tab of the same origin in which our
+//! script performs the fetches. Its document is a `blob:` made from one that we answer ourselves, past the
+//! site's service worker: the site never serves it nor hears of it, and since its address is outside every
+//! service worker's scope, none can take it over later (`clients.claim()` does take over a page that was
+//! merely loaded past the worker: seen with the practice site). Its policy (`connect-src 'self'`) stops a
+//! redirect to another origin before anything is sent there.
+//!
+//! # The way of a request
+//!
+//! [`http`] checks Host and Origin, then the path; [`admission`] gives a permit, or a place in a bounded
+//! queue; [`browser::Browser::fetch`] waits for a carrier and hands the request to it. Permit and exchange
+//! move into the body: when the client leaves they drop, and the drop aborts the fetch in the page.
+//! Frames of the answer are taken at once into a bounded [`pipe`], under the credit of [`flow`], so a
+//! client that reads slowly slows its own fetch and nobody else's.
+//!
+//! # Layers
+//!
+//! Imports go downward only; `tests/it/layers.rs` holds this.
+//!
+//! | layer | modules |
+//! |---|---|
+//! | L0 | [`error`], [`config`], [`exchange`], [`pipe`], [`flow`], [`telemetry`] |
+//! | L1 | [`admission`], [`site`] |
+//! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
+//! | L3 | [`http`] |
+//! | L4 | this file, [`cli`], [`demo`] |
+//!
+//! [`practice`] stands apart: it imports nothing of ours.
+
+pub mod admission;
 pub mod browser;
+pub mod cli;
+pub mod config;
+pub mod demo;
 pub mod error;
 pub mod exchange;
 pub mod flow;
+pub mod http;
 pub mod pipe;
 pub mod practice;
 pub mod site;
+pub mod telemetry;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use admission::Admission;
+use browser::channel::BufferLimits;
+use browser::gateway::{self, Gateway};
+use browser::launch::{self, LaunchSpec, ProfileError, ProfileLock, Sandbox};
+use browser::{Browser, BrowserSpec, Timing};
+use config::{Config, Hosts, SandboxMode};
+use telemetry::Metrics;
+
+/// Why the server did not start: one line, with the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no browser.
+    #[error("no Chromium found on PATH or in the usual places; install it (apt-get install chromium) or set TABPROXY_CHROMIUM")]
+    NoChromium,
+    /// The browser that was named is not a program.
+    #[error("TABPROXY_CHROMIUM: {0} is not an executable file; install Chromium or correct the path")]
+    NotAProgram(PathBuf),
+    /// The profile cannot be had.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// The address cannot be had.
+    #[error("cannot listen on {0}: {1}; stop what uses it, or set TABPROXY_LISTEN to another address")]
+    Listen(SocketAddr, io::Error),
+    /// Something of the system is missing.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A running server.
+pub struct Server {
+    addr: SocketAddr,
+    browser: Browser,
+    serving: JoinHandle<io::Result<()>>,
+    _gateways: Vec<Gateway>,
+    _profile: ProfileLock,
+}
+
+impl Server {
+    /// Starts everything and returns at once; the browser gets ready meanwhile. Ends some time after
+    /// `shutdown`: see [`Server::finished`].
+    pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Server, StartError> {
+        let binary = match config.chromium {
+            Some(path) if launch::is_program(&path) => path,
+            Some(path) => return Err(StartError::NotAProgram(path)),
+            None => launch::find_chromium().ok_or(StartError::NoChromium)?,
+        };
+        let profile = ProfileLock::take(&config.profile)?;
+        let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
+        let addr = listener.local_addr()?;
+        let way_out = gateway::way_out(&config.proxy).await?;
+        let spec = BrowserSpec {
+            launch: LaunchSpec {
+                binary,
+                profile: config.profile,
+                headless: config.headless,
+                sandbox: match config.sandbox {
+                    SandboxMode::Auto => Sandbox::Auto,
+                    SandboxMode::On => Sandbox::On,
+                    SandboxMode::Off => Sandbox::Off,
+                },
+                extra: config.chromium_args,
+                resolve: config.resolve,
+                pins: config.pins,
+                proxy_server: way_out.server,
+                proxy_bypass: way_out.bypass,
+            },
+            url: config.origin,
+            timing: Timing::default(),
+            buffers: BufferLimits::default(),
+        };
+        let browser = Browser::start(spec).await?;
+        let policy = http::Policy {
+            allow_paths: config.allow_paths,
+            allow_headers: config.allow_headers,
+            hosts: match config.hosts {
+                Hosts::Any => http::HostPolicy::Any,
+                Hosts::Names(names) => http::HostPolicy::Names(names),
+            },
+            max_body: config.max_body,
+            queue_wait: config.queue_wait,
+        };
+        let app = http::App::new(
+            browser.clone(),
+            Admission::new(config.max_inflight, config.queue, config.queue_wait),
+            Metrics::new(),
+            policy,
+        );
+        tracing::info!("listening on http://{addr}");
+        let serving = http::serve(listener, app, shutdown.clone(), config.drain);
+        let draining = browser.clone();
+        let serving = tokio::spawn(async move {
+            let drain = async {
+                shutdown.cancelled().await;
+                draining.drain(); // not ready from this moment on
+            };
+            let (served, ()) = tokio::join!(serving, drain);
+            draining.stop().await;
+            served
+        });
+        Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profile: profile })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Its browser.
+    pub fn browser(&self) -> &Browser {
+        &self.browser
+    }
+
+    /// Waits until it has ended: after the shutdown, once streams are drained and the browser is closed.
+    pub async fn finished(self) -> io::Result<()> {
+        self.serving.await.map_err(io::Error::other)?
+    }
+}

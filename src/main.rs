@@ -1,1 +1,102 @@
-fn main(){}
+//! The program: parse, start the log, run, exit code. Everything else is in the library.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tabproxy::Server;
+use tabproxy::cli::{Cli, Command};
+use tabproxy::config::Config;
+use tabproxy::practice::Practice;
+use tabproxy::telemetry::log;
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&[format!("cannot start: {error}")]),
+    };
+    runtime.block_on(run(cli))
+}
+
+async fn run(cli: Cli) -> ExitCode {
+    match cli.command {
+        Command::Serve(settings) => match settings.check(&env) {
+            Ok(config) => serve(config).await,
+            Err(problems) => fail(&problems),
+        },
+        Command::Check(settings) => {
+            let (lines, ok) = tabproxy::cli::check(settings);
+            lines.iter().for_each(|line| println!("{line}"));
+            if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Command::Demo(demo) => {
+            let (listen, headless) = match demo.check(&env) {
+                Ok(checked) => checked,
+                Err(problems) => return fail(&problems),
+            };
+            let _log = log::init("warn", None);
+            match tabproxy::demo::run(listen, headless, demo.once, on_signal()).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&[error]),
+            }
+        }
+        Command::Practice(args) => match Practice::start(args).await {
+            Ok(site) => {
+                println!("practice site: {}", site.front_url());
+                println!("TABPROXY_ORIGIN={}", site.front_url());
+                println!("TABPROXY_RESOLVE={}", site.resolve());
+                site.serve_until(on_signal().cancelled_owned()).await;
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&[format!("cannot start the practice site: {error}")]),
+        },
+    }
+}
+
+async fn serve(config: Config) -> ExitCode {
+    let _log = match log::init(&config.log, config.log_file.as_deref()) {
+        Ok(guard) => guard,
+        Err(error) => return fail(&[format!("{error}; set TABPROXY_LOG_FILE to a file that can be written")]),
+    };
+    let server = match Server::start(config, on_signal()).await {
+        Ok(server) => server,
+        Err(error) => return fail(&[error]),
+    };
+    match server.finished().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&[error]),
+    }
+}
+
+/// One clear line for each thing that is wrong.
+fn fail<E: std::fmt::Display>(errors: &[E]) -> ExitCode {
+    errors.iter().for_each(|error| eprintln!("tabproxy: {error}"));
+    ExitCode::FAILURE
+}
+
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Cancelled by SIGTERM or SIGINT; a second one ends the program at once.
+fn on_signal() -> CancellationToken {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            return;
+        };
+        for first in [true, false] {
+            tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
+            if first {
+                tracing::info!("stopping: streams may end, a second signal ends them now");
+                stop.cancel();
+            } else {
+                std::process::exit(130);
+            }
+        }
+    });
+    token
+}
