@@ -1,5 +1,7 @@
 //! x
 pub mod browser;
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod exchange;
 pub mod flow;
