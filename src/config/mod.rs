@@ -1,0 +1,245 @@
+//! The configuration: flags and environment variables in, one checked [`Config`] or every mistake out.
+//!
+//! It exists so that the rest of the program meets typed, valid values only, and so that an operator reads
+//! all that is wrong in one go. It must not know what uses a value: no browser, no server, no HTTP. Of the
+//! machine it reads the environment it is handed and the certificate file; nothing else.
+
+mod cert;
+mod parse;
+mod proxy;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+pub use parse::{Mistake, duration, headless, size};
+pub use proxy::{ProxyConfig, ProxyScheme, ProxyServer};
+pub use settings::Settings;
+
+/// The page that is kept open when nobody says another.
+pub const DEFAULT_ORIGIN: &str = "https://chat.openai.com/";
+/// The most exchanges that may run at once: a browser carries no more streams on one HTTP/2 connection.
+pub const INFLIGHT_LIMIT: usize = 256;
+
+/// Everything that the operator decides, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to serve; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// The page to keep open, http or https, without user name or password.
+    pub origin: Url,
+    /// The browser to run; `None` to look for one.
+    pub chromium: Option<PathBuf>,
+    /// The operator's own Chromium flags.
+    pub chromium_args: Vec<String>,
+    /// The profile directory, absolute; it may not exist yet.
+    pub profile: PathBuf,
+    /// Whether to run without a window; `auto` is resolved already.
+    pub headless: bool,
+    /// Chromium's sandbox.
+    pub sandbox: SandboxMode,
+    /// Host names and where they are found, `addr` or `addr:port` (an IPv6 address in brackets).
+    pub resolve: Vec<(String, String)>,
+    /// Base64 of the SHA-256 of the SubjectPublicKeyInfo of every certificate that is trusted by name.
+    pub pins: Vec<String>,
+    /// The way out.
+    pub proxy: ProxyConfig,
+    /// Path prefixes served through the page; each starts with `/`.
+    pub allow_paths: Vec<String>,
+    /// Header names let through besides the built-in list, lower-case; never one that must not pass.
+    pub allow_headers: Vec<String>,
+    /// The names this server answers to.
+    pub hosts: Hosts,
+    /// Exchanges that run at once, 1 to [`INFLIGHT_LIMIT`].
+    pub max_inflight: usize,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// The longest wait in the queue.
+    pub queue_wait: Duration,
+    /// The largest request body, in bytes.
+    pub max_body: usize,
+    /// How long running streams may go on after the server was told to stop.
+    pub drain: Duration,
+    /// The log file beside stdout.
+    pub log_file: Option<PathBuf>,
+    /// What is logged: a filter that `tracing_subscriber::EnvFilter` takes.
+    pub log: String,
+}
+
+/// Chromium's sandbox, as the operator wants it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// On, unless it cannot work here.
+    Auto,
+    /// On, or the browser does not start.
+    On,
+    /// Off.
+    Off,
+}
+
+/// The names this server answers to, besides loopback names and IP addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// Any name.
+    Any,
+    /// These, lower-case (ASCII form), without a port.
+    Names(Vec<String>),
+}
+
+/// One mistake in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The environment variable of the option.
+    pub variable: &'static str,
+    /// What is wrong, starting with the variable and the flag. Never a secret.
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} — {}", self.what, self.remedy)
+    }
+}
+
+impl Config {
+    /// The defaults for a page: what `check` gives where nothing but the origin is set. The profile and
+    /// `headless` follow this process's environment; no proxy does.
+    pub fn for_origin(origin: Url) -> Config {
+        Config::defaults(origin, &|name| std::env::var(name).ok())
+    }
+
+    fn defaults(origin: Url, env: &impl Fn(&str) -> Option<String>) -> Config {
+        Config {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),
+            origin,
+            chromium: None,
+            chromium_args: Vec::new(),
+            profile: settings::default_profile(env)
+                .unwrap_or_else(|| std::env::temp_dir().join("tabproxy/profile")),
+            headless: !parse::has_display(env),
+            sandbox: SandboxMode::Auto,
+            resolve: Vec::new(),
+            pins: Vec::new(),
+            proxy: ProxyConfig::default(),
+            allow_paths: vec!["/backend-api/".into(), "/backend-anon/".into()],
+            allow_headers: Vec::new(),
+            hosts: Hosts::Names(Vec::new()),
+            max_inflight: 90,
+            queue: 256,
+            queue_wait: Duration::from_secs(30),
+            max_body: 32 << 20,
+            drain: Duration::from_secs(20),
+            log_file: None,
+            log: "info".into(),
+        }
+    }
+}
+
+impl Settings {
+    /// Checks everything and reports every mistake at once, in the order of the options. `env` looks up an
+    /// environment variable; an option that was not given as a flag is taken from there.
+    pub fn check(self, env: &impl Fn(&str) -> Option<String>) -> Result<Config, Vec<Problem>> {
+        let (config, problems) = self.examine(env);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// As [`Settings::check`], but also with mistakes in it: a value that cannot be used is at its default.
+    pub fn examine(self, env: &impl Fn(&str) -> Option<String>) -> (Config, Vec<Problem>) {
+        #[allow(clippy::expect_used)]
+        let origin = Url::parse(DEFAULT_ORIGIN).expect("the default is a URL");
+        let mut config = Config::defaults(origin, env);
+        let c = &mut config;
+        let mut r = Reader { env, problems: Vec::new() };
+
+        r.read("TABPROXY_LISTEN", self.listen, &mut c.listen, parse::listen);
+        r.read("TABPROXY_HOSTS", self.hosts, &mut c.hosts, parse::hosts);
+        r.read("TABPROXY_ALLOW_PATHS", self.allow_paths, &mut c.allow_paths, parse::paths);
+        r.read("TABPROXY_ALLOW_HEADERS", self.allow_headers, &mut c.allow_headers, parse::headers);
+        r.read("TABPROXY_DRAIN", self.drain, &mut c.drain, duration);
+        r.read("TABPROXY_ORIGIN", self.origin, &mut c.origin, parse::origin);
+        r.read("TABPROXY_RESOLVE", self.resolve, &mut c.resolve, parse::resolve);
+        r.read("TABPROXY_TRUST_CERT", self.trust_cert, &mut c.pins, cert::pins);
+        r.read("TABPROXY_CHROMIUM", self.chromium, &mut c.chromium, |value| parse::path(value).map(Some));
+        r.read("TABPROXY_CHROMIUM_ARGS", self.chromium_args, &mut c.chromium_args, parse::chromium_args);
+        let no_home = settings::default_profile(env).is_none();
+        if !r.read("TABPROXY_PROFILE", self.profile, &mut c.profile, parse::path) && no_home {
+            r.problem(
+                "TABPROXY_PROFILE",
+                Mistake::new(
+                    "is not set and neither XDG_DATA_HOME nor HOME says where data goes",
+                    "set it to a directory that is kept, such as /var/lib/tabproxy",
+                ),
+            );
+        }
+        r.read("TABPROXY_HEADLESS", self.headless, &mut c.headless, |value| headless(value, env));
+        r.read("TABPROXY_SANDBOX", self.sandbox, &mut c.sandbox, parse::sandbox);
+
+        let (mut https, mut http, mut all, mut bypass) = (None, None, None, Some(Vec::new()));
+        let server = |value: &str| ProxyServer::parse(value).map(Some);
+        r.read("HTTPS_PROXY", self.https_proxy, &mut https, server);
+        r.read("HTTP_PROXY", self.http_proxy, &mut http, server);
+        r.read("ALL_PROXY", self.all_proxy, &mut all, server);
+        r.read("NO_PROXY", self.no_proxy, &mut bypass, proxy::bypass);
+        c.proxy = ProxyConfig::new(https, http, all, bypass);
+
+        r.read("TABPROXY_MAX_INFLIGHT", self.max_inflight, &mut c.max_inflight, parse::inflight);
+        r.read("TABPROXY_QUEUE", self.queue, &mut c.queue, parse::queue);
+        r.read("TABPROXY_QUEUE_WAIT", self.queue_wait, &mut c.queue_wait, duration);
+        r.read("TABPROXY_MAX_BODY", self.max_body, &mut c.max_body, size);
+        r.read("TABPROXY_LOG_FILE", self.log_file, &mut c.log_file, |value| parse::path(value).map(Some));
+        r.read("TABPROXY_LOG", self.log, &mut c.log, parse::log);
+
+        let problems = r.problems;
+        (config, problems)
+    }
+}
+
+/// Reads one option after the other and collects what is wrong.
+struct Reader<'a, E> {
+    env: &'a E,
+    problems: Vec<Problem>,
+}
+
+impl<E: Fn(&str) -> Option<String>> Reader<'_, E> {
+    /// Puts the option's value into `slot`, if it is given and good; says whether it was given.
+    fn read<T>(
+        &mut self,
+        variable: &'static str,
+        field: Option<String>,
+        slot: &mut T,
+        parse: impl FnOnce(&str) -> Result<T, Mistake>,
+    ) -> bool {
+        let value = field.or_else(|| self.lookup(variable)).unwrap_or_default();
+        let value = value.trim();
+        if value.is_empty() {
+            return false;
+        }
+        match parse(value) {
+            Ok(value) => *slot = value,
+            Err(mistake) => self.problem(variable, mistake),
+        }
+        true
+    }
+
+    /// The proxy variables are everybody's and known in lower case, which comes first as in curl; ours have
+    /// one spelling.
+    fn lookup(&self, variable: &str) -> Option<String> {
+        let given = |name: &str| (self.env)(name).filter(|it| !it.trim().is_empty());
+        let lower = variable.ends_with("_PROXY").then(|| given(&variable.to_lowercase()));
+        lower.flatten().or_else(|| given(variable))
+    }
+
+    fn problem(&mut self, variable: &'static str, mistake: Mistake) {
+        let flag = variable.trim_start_matches("TABPROXY_").to_lowercase().replace('_', "-");
+        let what = format!("{variable} (--{flag}) {}", mistake.what);
+        self.problems.push(Problem { variable, what, remedy: mistake.remedy });
+    }
+}

@@ -1,0 +1,131 @@
+//! The options as they are written: one flag and one environment variable each, nothing checked yet.
+//!
+//! Every value is text here, so that the command line parser never stops at the first bad one: the parent
+//! module checks them all and reports every mistake at once. It must not know what a value means.
+
+use std::path::PathBuf;
+
+/// The options of `serve` and `check`, as given. [`Settings::check`] makes a [`super::Config`] of them.
+///
+/// `None` and empty text both mean "not given". It has no `Debug`: a proxy's password may be in it.
+#[derive(Clone, Default, clap::Args)]
+pub struct Settings {
+    /// Address and port to serve on; port 0 picks a free one. Leave it on loopback unless something in front
+    /// keeps strangers out. Example: 0.0.0.0:3000 [default: 127.0.0.1:3000]
+    #[arg(long, env = "TABPROXY_LISTEN", hide_env_values = true, value_name = "ADDR:PORT")]
+    #[arg(help_heading = "Serving")]
+    pub listen: Option<String>,
+    /// Names this server answers to (the Host header), separated by commas, or * for any. Loopback names and
+    /// IP addresses are always answered. Example: chat.example.com,proxy [default: none besides those]
+    #[arg(long, env = "TABPROXY_HOSTS", hide_env_values = true, value_name = "NAMES")]
+    #[arg(help_heading = "Serving")]
+    pub hosts: Option<String>,
+    /// Path prefixes served through the page, separated by commas. /api/auth/session is left out on purpose:
+    /// it would hand the signed-in token to anyone [default: /backend-api/,/backend-anon/]
+    #[arg(long, env = "TABPROXY_ALLOW_PATHS", hide_env_values = true, value_name = "PREFIXES")]
+    #[arg(help_heading = "Serving")]
+    pub allow_paths: Option<String>,
+    /// Names of request and response headers let through besides the built-in list, separated by commas.
+    /// Example: x-request-id,openai-model [default: none]
+    #[arg(long, env = "TABPROXY_ALLOW_HEADERS", hide_env_values = true, value_name = "NAMES")]
+    #[arg(help_heading = "Serving")]
+    pub allow_headers: Option<String>,
+    /// How long running streams may go on after SIGTERM, as 500ms, 20s, 2m or plain seconds; at most 24h
+    /// [default: 20s]
+    #[arg(long, env = "TABPROXY_DRAIN", hide_env_values = true, value_name = "TIME")]
+    #[arg(help_heading = "Serving")]
+    pub drain: Option<String>,
+
+    /// Page to keep open, http or https. Where it redirects to is the site that requests go to
+    /// [default: https://chat.openai.com/]
+    #[arg(long, env = "TABPROXY_ORIGIN", hide_env_values = true, value_name = "URL")]
+    #[arg(help_heading = "The site")]
+    pub origin: Option<String>,
+    /// Where the browser finds a host, instead of asking DNS, as curl's --resolve; separated by commas.
+    /// Example: chat.example=127.0.0.1:8443,cdn.example=10.0.0.7 [default: none]
+    #[arg(long, env = "TABPROXY_RESOLVE", hide_env_values = true, value_name = "HOST=ADDR:PORT")]
+    #[arg(help_heading = "The site")]
+    pub resolve: Option<String>,
+    /// PEM file with certificates whose public keys the browser accepts although no authority signed them;
+    /// nothing else is relaxed [default: none]
+    #[arg(long, env = "TABPROXY_TRUST_CERT", hide_env_values = true, value_name = "FILE")]
+    #[arg(help_heading = "The site")]
+    pub trust_cert: Option<String>,
+
+    /// Chromium or Chrome to run [default: found on PATH and in the usual places]
+    #[arg(long, env = "TABPROXY_CHROMIUM", hide_env_values = true, value_name = "FILE")]
+    #[arg(help_heading = "The browser")]
+    pub chromium: Option<String>,
+    /// Further Chromium flags, quoted as in a shell. Example: --lang=de --window-size=1200,900
+    /// [default: none]
+    #[arg(long, env = "TABPROXY_CHROMIUM_ARGS", hide_env_values = true, value_name = "FLAGS")]
+    #[arg(allow_hyphen_values = true, help_heading = "The browser")]
+    pub chromium_args: Option<String>,
+    /// Profile directory: made if missing, kept, and it holds the sign-in
+    /// [default: $XDG_DATA_HOME/tabproxy/profile or ~/.local/share/tabproxy/profile]
+    #[arg(long, env = "TABPROXY_PROFILE", hide_env_values = true, value_name = "DIR")]
+    #[arg(help_heading = "The browser")]
+    pub profile: Option<String>,
+    /// Run without a window: true, false, or auto (a window where DISPLAY or WAYLAND_DISPLAY is set)
+    /// [default: auto]
+    #[arg(long, env = "TABPROXY_HEADLESS", hide_env_values = true, value_name = "WHEN")]
+    #[arg(num_args = 0..=1, default_missing_value = "true", help_heading = "The browser")]
+    pub headless: Option<String>,
+    /// Chromium's sandbox: on, off, or auto (off only where it cannot work, with a warning) [default: auto]
+    #[arg(long, env = "TABPROXY_SANDBOX", hide_env_values = true, value_name = "WHEN")]
+    #[arg(help_heading = "The browser")]
+    pub sandbox: Option<String>,
+
+    // The four proxies are not read by clap: lower-case names come first, as in curl, but after the flag.
+    /// Proxy for https sites: http, https or socks5 (names are resolved by the proxy), user and password
+    /// percent-encoded. Example: socks5://user:p%40ss@10.0.0.1:1080 [env: https_proxy, HTTPS_PROXY]
+    /// [default: direct]
+    #[arg(long, value_name = "URL", help_heading = "The way out")]
+    pub https_proxy: Option<String>,
+    /// Proxy for http sites, in the same form [env: http_proxy, HTTP_PROXY] [default: direct]
+    #[arg(long, value_name = "URL", help_heading = "The way out")]
+    pub http_proxy: Option<String>,
+    /// Proxy where the one for the scheme is not set [env: all_proxy, ALL_PROXY] [default: direct]
+    #[arg(long, value_name = "URL", help_heading = "The way out")]
+    pub all_proxy: Option<String>,
+    /// Hosts reached directly, separated by commas: names (with their subdomains), IP addresses, CIDR blocks,
+    /// host:port, or * for all. Example: example.com,10.0.0.0/8 [env: no_proxy, NO_PROXY] [default: none]
+    #[arg(long, value_name = "HOSTS", help_heading = "The way out")]
+    pub no_proxy: Option<String>,
+
+    /// Exchanges that run at once, 1 to 256: a browser runs no more on one HTTP/2 connection [default: 90]
+    #[arg(long, env = "TABPROXY_MAX_INFLIGHT", hide_env_values = true, value_name = "N")]
+    #[arg(help_heading = "Limits")]
+    pub max_inflight: Option<String>,
+    /// Requests that may wait for their turn, 0 to 65536; one more is refused at once [default: 256]
+    #[arg(long, env = "TABPROXY_QUEUE", hide_env_values = true, value_name = "N")]
+    #[arg(help_heading = "Limits")]
+    pub queue: Option<String>,
+    /// The longest wait in the queue, as 500ms, 30s, 2m or plain seconds; at most 24h [default: 30s]
+    #[arg(long, env = "TABPROXY_QUEUE_WAIT", hide_env_values = true, value_name = "TIME")]
+    #[arg(help_heading = "Limits")]
+    pub queue_wait: Option<String>,
+    /// The largest request body, in bytes or as 512K, 32MiB, 10MB (K, M, G and KiB, MiB, GiB count by 1024,
+    /// KB, MB, GB by 1000) [default: 32MiB]
+    #[arg(long, env = "TABPROXY_MAX_BODY", hide_env_values = true, value_name = "SIZE")]
+    #[arg(help_heading = "Limits")]
+    pub max_body: Option<String>,
+
+    /// Log file beside stdout [default: none]
+    #[arg(long, env = "TABPROXY_LOG_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(help_heading = "Log")]
+    pub log_file: Option<String>,
+    /// What is logged: off, error, warn, info, debug, trace, or per module.
+    /// Example: info,tabproxy::browser=debug [default: info]
+    #[arg(long, env = "TABPROXY_LOG", hide_env_values = true, value_name = "FILTER")]
+    #[arg(help_heading = "Log")]
+    pub log: Option<String>,
+}
+
+/// Where the profile lies when nobody says: under the user's data directory.
+pub(super) fn default_profile(env: &impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    // The XDG base directory specification: a relative path is to be ignored.
+    let absolute = |name: &str| env(name).map(PathBuf::from).filter(|it| it.is_absolute());
+    let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))?;
+    Some(data.join("tabproxy/profile"))
+}

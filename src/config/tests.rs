@@ -1,0 +1,224 @@
+//! The whole of the configuration: defaults, every bad value, and where a value comes from.
+
+use super::*;
+
+const HOME: (&str, &str) = ("HOME", "/home/me");
+
+fn check(vars: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
+    checked(Settings::default(), vars)
+}
+
+fn checked(settings: Settings, vars: &[(&str, &str)]) -> Result<Config, Vec<Problem>> {
+    let find = |name: &str| vars.iter().chain(&[HOME]).find(|it| it.0 == name).map(|it| it.1.to_owned());
+    settings.check(&find)
+}
+
+/// The one problem that a value makes.
+fn problem(variable: &str, value: &str) -> String {
+    match check(&[(variable, value)]) {
+        Ok(_) => panic!("{variable}={value} was taken"),
+        Err(problems) => {
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            problems[0].to_string()
+        }
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_table() {
+    let config = check(&[]).unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
+    assert_eq!(config.origin.as_str(), "https://chat.openai.com/");
+    assert_eq!(config.chromium, None);
+    assert!(config.chromium_args.is_empty() && config.resolve.is_empty() && config.pins.is_empty());
+    assert_eq!(config.profile, PathBuf::from("/home/me/.local/share/tabproxy/profile"));
+    assert!(config.headless, "no display");
+    assert_eq!(config.sandbox, SandboxMode::Auto);
+    assert_eq!(config.proxy, ProxyConfig::default());
+    assert_eq!(config.allow_paths, ["/backend-api/", "/backend-anon/"]);
+    assert!(config.allow_headers.is_empty());
+    assert_eq!(config.hosts, Hosts::Names(Vec::new()));
+    assert_eq!((config.max_inflight, config.queue), (90, 256));
+    assert_eq!((config.queue_wait, config.drain), (Duration::from_secs(30), Duration::from_secs(20)));
+    assert_eq!(config.max_body, 32 * 1024 * 1024);
+    assert_eq!(config.log_file, None);
+    assert_eq!(config.log, "info");
+}
+
+#[test]
+fn empty_is_unset() {
+    let names = [
+        "LISTEN",
+        "ORIGIN",
+        "CHROMIUM",
+        "CHROMIUM_ARGS",
+        "PROFILE",
+        "HEADLESS",
+        "SANDBOX",
+        "RESOLVE",
+        "TRUST_CERT",
+        "ALLOW_PATHS",
+        "ALLOW_HEADERS",
+        "HOSTS",
+        "MAX_INFLIGHT",
+        "QUEUE",
+        "QUEUE_WAIT",
+        "MAX_BODY",
+        "DRAIN",
+        "LOG_FILE",
+        "LOG",
+    ];
+    let names: Vec<_> = names.iter().map(|it| format!("TABPROXY_{it}")).collect();
+    let proxies = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY", "https_proxy", "XDG_DATA_HOME"];
+    let vars: Vec<_> = names.iter().map(String::as_str).chain(proxies).map(|it| (it, "")).collect();
+    assert_eq!(format!("{:?}", check(&vars).unwrap()), format!("{:?}", check(&[]).unwrap()));
+    let settings = Settings { queue: Some(String::new()), ..Settings::default() };
+    assert_eq!(checked(settings, &[("TABPROXY_QUEUE", "x")]).unwrap().queue, 256, "an empty flag resets");
+}
+
+const BAD: [(&str, &str, &str); 45] = [
+    ("TABPROXY_LISTEN", "3000", "127.0.0.1:3000"),
+    ("TABPROXY_LISTEN", "example.com:80", "127.0.0.1:3000"),
+    ("TABPROXY_ORIGIN", "chatgpt.com", "write https://chatgpt.com"),
+    ("TABPROXY_ORIGIN", "chatgpt.com:443", "write https://chatgpt.com:443"),
+    ("TABPROXY_ORIGIN", "ftp://chatgpt.com/", "scheme `ftp`"),
+    ("TABPROXY_ORIGIN", "https://", "not a URL"),
+    ("TABPROXY_ORIGIN", "https://me:hunter2@chatgpt.com/", "user name or password"),
+    ("TABPROXY_CHROMIUM_ARGS", "--a 'b", "not closed"),
+    ("TABPROXY_CHROMIUM_ARGS", "--a b", "`b`, which is not a flag"),
+    ("TABPROXY_CHROMIUM_ARGS", "--remote-debugging-port=9222", "tabproxy sets itself"),
+    ("TABPROXY_HEADLESS", "maybe", "auto"),
+    ("TABPROXY_SANDBOX", "maybe", "auto"),
+    ("TABPROXY_RESOLVE", "a.test", "host=address"),
+    ("TABPROXY_RESOLVE", "a.test=b.test", "host=address"),
+    ("TABPROXY_RESOLVE", "a.test=127.0.0.1:0", "host=address"),
+    ("TABPROXY_RESOLVE", "a b=127.0.0.1", "host=address"),
+    ("TABPROXY_TRUST_CERT", "/nowhere.pem", "cannot be read"),
+    ("TABPROXY_TRUST_CERT", "/dev/null", "no certificate"),
+    ("HTTPS_PROXY", "ftp://h:1", "scheme `ftp`"),
+    ("HTTP_PROXY", "http://", "not a proxy address"),
+    ("ALL_PROXY", "h:1/x", "after the port"),
+    ("NO_PROXY", "a;b", "no host"),
+    ("TABPROXY_ALLOW_PATHS", "backend-api/", "`backend-api/`"),
+    ("TABPROXY_ALLOW_PATHS", "/a/../b", "`/a/../b`"),
+    ("TABPROXY_ALLOW_PATHS", "//host", "`//host`"),
+    ("TABPROXY_ALLOW_PATHS", "/a%2f", "`/a%2f`"),
+    ("TABPROXY_ALLOW_PATHS", ",", "lists no path"),
+    ("TABPROXY_ALLOW_HEADERS", "a b", "not a header name"),
+    ("TABPROXY_ALLOW_HEADERS", "Cookie", "never passes"),
+    ("TABPROXY_ALLOW_HEADERS", "x-ok,Sec-Fetch-Site", "`sec-fetch-site`"),
+    ("TABPROXY_ALLOW_HEADERS", "proxy-authorization", "never passes"),
+    ("TABPROXY_HOSTS", "a.test:3000", "without scheme and port"),
+    ("TABPROXY_HOSTS", "*.a.test", "* alone"),
+    ("TABPROXY_MAX_INFLIGHT", "0", "256 streams"),
+    ("TABPROXY_MAX_INFLIGHT", "257", "256 streams"),
+    ("TABPROXY_QUEUE", "-1", "from 0"),
+    ("TABPROXY_QUEUE", "65537", "from 0"),
+    ("TABPROXY_QUEUE_WAIT", "soon", "not a time"),
+    ("TABPROXY_DRAIN", "25h", "too long"),
+    ("TABPROXY_DRAIN", "-1s", "not a time"),
+    ("TABPROXY_MAX_BODY", "0", "nothing through"),
+    ("TABPROXY_MAX_BODY", "12 parsecs", "not a size"),
+    ("TABPROXY_MAX_BODY", "MiB", "not a size"),
+    ("TABPROXY_MAX_BODY", "99999999999GiB", "more than memory"),
+    ("TABPROXY_LOG", "info,a=loud", "not a log filter"),
+];
+
+#[test]
+fn each_bad_value_is_named_with_a_remedy() {
+    for (variable, value, part) in BAD {
+        let text = problem(variable, value);
+        let flag = variable.trim_start_matches("TABPROXY_").to_lowercase().replace('_', "-");
+        assert!(text.starts_with(&format!("{variable} (--{flag}) ")), "{text}");
+        assert!(text.contains(" — ") && !text.contains('\n'), "{text}");
+        assert!(text.contains(part), "{variable}={value}: {text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn every_mistake_at_once() {
+    let mut vars: Vec<(&str, &str)> = Vec::new();
+    for (variable, value, _) in BAD {
+        if vars.iter().all(|it| it.0 != variable) {
+            vars.push((variable, value));
+        }
+    }
+    let mut named: Vec<_> = check(&vars).unwrap_err().iter().map(|it| it.variable).collect();
+    let mut expected: Vec<_> = vars.iter().map(|it| it.0).collect();
+    named.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(named, expected);
+}
+
+#[test]
+fn values_are_read() {
+    let config = check(&[
+        ("TABPROXY_LISTEN", "localhost:0"),
+        ("TABPROXY_ORIGIN", "http://Site.test:8080/chat"),
+        ("TABPROXY_CHROMIUM", "/opt/c"),
+        ("TABPROXY_CHROMIUM_ARGS", "--lang=de '--user-agent=My Browser'"),
+        ("TABPROXY_PROFILE", "/srv/p"),
+        ("TABPROXY_RESOLVE", "A.test=127.0.0.1:8443, b.test=10.0.0.1,c.test=::1,d.test=[::1]:9"),
+        ("TABPROXY_SANDBOX", "OFF"),
+        ("TABPROXY_HOSTS", "Chat.Example.com, proxy"),
+        ("TABPROXY_ALLOW_HEADERS", "X-Request-Id"),
+        ("TABPROXY_MAX_INFLIGHT", "256"),
+        ("DISPLAY", ":0"),
+    ])
+    .unwrap();
+    assert_eq!(config.listen.to_string(), "127.0.0.1:0");
+    assert_eq!(config.origin.as_str(), "http://site.test:8080/chat");
+    assert_eq!(config.chromium, Some("/opt/c".into()));
+    assert_eq!(config.chromium_args, ["--lang=de", "--user-agent=My Browser"]);
+    assert_eq!(config.profile, PathBuf::from("/srv/p"));
+    let resolve: Vec<_> = config.resolve.iter().map(|(host, at)| format!("{host} {at}")).collect();
+    assert_eq!(resolve, ["a.test 127.0.0.1:8443", "b.test 10.0.0.1", "c.test [::1]", "d.test [::1]:9"]);
+    assert_eq!(config.sandbox, SandboxMode::Off);
+    assert_eq!(config.hosts, Hosts::Names(vec!["chat.example.com".into(), "proxy".into()]));
+    assert_eq!(config.allow_headers, ["x-request-id"]);
+    assert_eq!(config.max_inflight, 256);
+    assert!(!config.headless, "there is a display");
+    assert_eq!(check(&[("TABPROXY_HOSTS", "*")]).unwrap().hosts, Hosts::Any);
+    assert!(check(&[("TABPROXY_HEADLESS", "true"), ("DISPLAY", ":0")]).unwrap().headless);
+    assert!(check(&[("TABPROXY_PROFILE", "p")]).unwrap().profile.is_absolute());
+    let xdg = check(&[("XDG_DATA_HOME", "/data")]).unwrap();
+    assert_eq!(xdg.profile, PathBuf::from("/data/tabproxy/profile"));
+}
+
+#[test]
+fn nowhere_for_the_profile() {
+    let problems = Settings::default().check(&|_| None).unwrap_err();
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].variable, "TABPROXY_PROFILE");
+}
+
+#[test]
+fn sizes_and_times() {
+    for (text, bytes) in
+        [("1048576", 1 << 20), ("1b", 1), ("10M", 10 << 20), ("32 MiB", 32 << 20), ("2kb", 2000)]
+    {
+        assert_eq!(size(text).unwrap(), bytes, "{text}");
+    }
+    for (text, ms) in
+        [("30s", 30_000), ("500ms", 500), ("2m", 120_000), ("7", 7_000), ("24h", 86_400_000), ("0", 0)]
+    {
+        assert_eq!(duration(text).unwrap(), Duration::from_millis(ms), "{text}");
+    }
+}
+
+#[test]
+fn proxies_come_from_the_flag_then_lower_case_then_upper_case() {
+    let https = |settings, vars: &[_]| checked(settings, vars).unwrap().proxy.https.map(|it| it.host);
+    let both = [("HTTPS_PROXY", "upper:1"), ("https_proxy", "lower:1"), ("ALL_PROXY", "all:1")];
+    let flag = Settings { https_proxy: Some("flag:1".into()), ..Settings::default() };
+    assert_eq!(https(flag, &both).as_deref(), Some("flag"));
+    assert_eq!(https(Settings::default(), &both).as_deref(), Some("lower"));
+    assert_eq!(https(Settings::default(), &both[..1]).as_deref(), Some("upper"));
+    assert_eq!(https(Settings::default(), &both[2..]).as_deref(), Some("all"));
+    let off = check(&[both[0], ("no_proxy", "*")]).unwrap();
+    assert_eq!(off.proxy, ProxyConfig::default());
+    let some = check(&[both[2], ("NO_PROXY", "a.test")]).unwrap().proxy;
+    assert_eq!(some.bypass, ["a.test", "*.a.test"]);
+    assert_eq!(some.http, some.https);
+}
