@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Server;
 use crate::browser::Phase;
-use crate::config::Config;
+use crate::cli::DemoArgs;
 use crate::practice::{Practice, PracticeArgs};
 
 /// What can go wrong in a demo: anything, said as it is.
@@ -27,18 +27,22 @@ const PROMPT: &str = "Tell me a little about yourself, 也说一点中文 🙂 t
 /// How long the demo waits for the browser.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Runs the demo on `listen`; with `once` it ends after the conversation, otherwise at `shutdown`.
-pub async fn run(listen: SocketAddr, headless: bool, once: bool, shutdown: CancellationToken) -> Result<(), Error> {
+/// Runs the demo; it ends at `shutdown`, or after the conversation if that is wanted. `env` looks up an
+/// environment variable.
+pub async fn run(
+    args: DemoArgs,
+    env: &impl Fn(&str) -> Option<String>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let once = args.once;
     let began = Instant::now();
     let practice = Practice::start(PracticeArgs::default()).await?;
     say(began, &format!("practice site      {}  (redirects to {})", practice.front_url(), practice.home_url()));
 
     let profile = tempfile::Builder::new().prefix("tabproxy-demo-").tempdir()?;
-    let mut config = Config::for_origin(practice.front_url().parse()?);
-    config.listen = listen;
-    config.headless = headless;
-    config.profile = profile.path().join("profile");
-    config.pins = crate::config::pins_of(practice.cert_pem())?;
+    let made = args.config(practice.front_url().parse()?, profile.path().join("profile"), env);
+    let mut config = made.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    config.pins = crate::config::pins_of(practice.cert_pem().as_bytes())?;
     config.resolve = practice
         .resolve()
         .split(',')

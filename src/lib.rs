@@ -61,6 +61,7 @@ pub mod telemetry;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -71,7 +72,8 @@ use browser::gateway::{self, Gateway};
 use browser::launch::{self, LaunchSpec, ProfileError, ProfileLock, Sandbox};
 use browser::{Browser, BrowserSpec, Timing};
 use config::{Config, Hosts, SandboxMode};
-use telemetry::Metrics;
+use prometheus_client::registry::Registry;
+use telemetry::metrics::Metrics;
 
 /// Why the server did not start: one line, with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -146,12 +148,12 @@ impl Server {
             max_body: config.max_body,
             queue_wait: config.queue_wait,
         };
-        let app = http::App::new(
-            browser.clone(),
-            Admission::new(config.max_inflight, config.queue, config.queue_wait),
-            Metrics::new(),
+        let app = Arc::new(http::App {
+            browser: browser.clone(),
+            admission: Admission::new(config.max_inflight, config.queue, config.queue_wait),
+            metrics: Metrics::new(Registry::default()),
             policy,
-        );
+        });
         tracing::info!("listening on http://{addr}");
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);
         let draining = browser.clone();

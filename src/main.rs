@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tabproxy::Server;
-use tabproxy::cli::{Cli, Command};
+use tabproxy::cli::{Cli, Task};
 use tabproxy::config::Config;
 use tabproxy::practice::Practice;
 use tabproxy::telemetry::log;
@@ -21,27 +21,23 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> ExitCode {
     match cli.command {
-        Command::Serve(settings) => match settings.check(&env) {
+        Task::Serve(settings) => match settings.check(&env) {
             Ok(config) => serve(config).await,
             Err(problems) => fail(&problems),
         },
-        Command::Check(settings) => {
-            let (lines, ok) = tabproxy::cli::check(settings);
+        Task::Check(settings) => {
+            let (lines, ok) = tabproxy::cli::check(*settings, &env);
             lines.iter().for_each(|line| println!("{line}"));
             if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Command::Demo(demo) => {
-            let (listen, headless) = match demo.check(&env) {
-                Ok(checked) => checked,
-                Err(problems) => return fail(&problems),
-            };
+        Task::Demo(demo) => {
             let _log = log::init("warn", None);
-            match tabproxy::demo::run(listen, headless, demo.once, on_signal()).await {
+            match tabproxy::demo::run(demo, &env, on_signal()).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&[error]),
             }
         }
-        Command::Practice(args) => match Practice::start(args).await {
+        Task::Practice(args) => match Practice::start(args).await {
             Ok(site) => {
                 println!("practice site: {}", site.front_url());
                 println!("TABPROXY_ORIGIN={}", site.front_url());

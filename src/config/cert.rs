@@ -15,10 +15,11 @@ const REMEDY: &str = "give the path of a PEM file with -----BEGIN CERTIFICATE---
 pub(super) fn pins(path: &str) -> Result<Vec<String>, Mistake> {
     let pem = std::fs::read(path)
         .map_err(|error| Mistake::new(format!("names `{path}`, which cannot be read: {error}"), REMEDY))?;
-    of_pem(&pem).map_err(|why| Mistake::new(format!("names `{path}`, {why}"), REMEDY))
+    pins_of(&pem).map_err(|why| Mistake::new(format!("names `{path}`, {why}"), REMEDY))
 }
 
-fn of_pem(pem: &[u8]) -> Result<Vec<String>, String> {
+/// As [`pins`], of a PEM file's content; the error goes on after "the file, …".
+pub fn pins_of(pem: &[u8]) -> Result<Vec<String>, String> {
     let mut pins = Vec::new();
     for block in Pem::iter_from_buffer(pem) {
         let block = block.map_err(|error| format!("which is not a PEM file: {error}"))?;
@@ -49,13 +50,13 @@ mod tests {
             use rcgen::PublicKeyData;
             expected.push(STANDARD.encode(Sha256::digest(made.signing_key.subject_public_key_info())));
         }
-        assert_eq!(of_pem(pem.as_bytes()).unwrap(), expected);
+        assert_eq!(pins_of(pem.as_bytes()).unwrap(), expected);
     }
 
     #[test]
     fn a_file_without_certificates_is_a_mistake() {
-        assert!(of_pem(b"hello").unwrap_err().contains("no certificate"));
+        assert!(pins_of(b"hello").unwrap_err().contains("no certificate"));
         let broken = b"-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n";
-        assert!(of_pem(broken).unwrap_err().contains("broken"));
+        assert!(pins_of(broken).unwrap_err().contains("broken"));
     }
 }

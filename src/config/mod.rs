@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use cert::pins_of;
 pub use parse::{Mistake, duration, headless, size};
 pub use proxy::{ProxyConfig, ProxyScheme, ProxyServer};
 pub use settings::Settings;

@@ -87,7 +87,7 @@ pub fn config_for(site: &Practice, profile: &TempDir) -> Config {
     config.listen = "127.0.0.1:0".parse().unwrap();
     config.profile = profile.path().join("profile");
     config.headless = true;
-    config.pins = config::pins_of(site.cert_pem()).unwrap();
+    config.pins = config::pins_of(site.cert_pem().as_bytes()).unwrap();
     config.resolve = site
         .resolve()
         .split(',')

@@ -1,0 +1,249 @@
+//! Admission: how many exchanges run at once, how many wait for a place, and for how long.
+//!
+//! ```text
+//! enter ──> a place is free ───────────────────────────────> Permit
+//!   │                                                          ^
+//!   └────> queue (first come, first served) ── a place frees ──┘
+//!             │ full: QueueFull   │ too long: QueueTimeout   │ closed: Draining
+//! ```
+//!
+//! A [`Permit`] travels with the answer's body, so a place is taken until the last byte, not only until
+//! the head. Dropping a waiting future, or a permit, frees its place. Knows nothing of HTTP.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use crate::error::{Fault, FaultKind};
+
+/// What a refused caller is told to wait: a place frees whenever some answer ends.
+const BUSY_RETRY: Duration = Duration::from_secs(5);
+/// What a caller is told to wait while the server is being replaced.
+const DRAIN_RETRY: Duration = Duration::from_secs(10);
+
+/// The door to the page: a bounded number of places, and a bounded queue before them.
+#[derive(Debug)]
+pub struct Admission {
+    places: Arc<Semaphore>,
+    max_inflight: usize,
+    queued: AtomicUsize,
+    queue: usize,
+    wait: Duration,
+}
+
+/// The right to one running exchange. Dropping it gives the place to the next in the queue.
+#[derive(Debug)]
+pub struct Permit {
+    _place: OwnedSemaphorePermit,
+}
+
+/// Why there was no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Every place in the queue is taken; there are `limit`.
+    QueueFull {
+        /// The length of the queue.
+        limit: usize,
+    },
+    /// No place became free in time.
+    QueueTimeout {
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// No one is let in any more.
+    Draining,
+}
+
+impl From<Refused> for Fault {
+    fn from(refused: Refused) -> Fault {
+        match refused {
+            Refused::QueueFull { limit } => Fault::new(
+                FaultKind::QueueFull,
+                format!("The proxy is busy and its queue of {limit} is full; try again in a few seconds."),
+            )
+            .retry_after(BUSY_RETRY),
+            Refused::QueueTimeout { waited } => Fault::new(
+                FaultKind::QueueTimeout,
+                format!(
+                    "The proxy is busy: no place became free within {} seconds; try again in a few seconds.",
+                    waited.as_secs()
+                ),
+            )
+            .retry_after(BUSY_RETRY),
+            Refused::Draining => {
+                Fault::new(FaultKind::Draining, "The proxy is stopping; try again in a moment.")
+                    .retry_after(DRAIN_RETRY)
+            }
+        }
+    }
+}
+
+impl Admission {
+    /// Room for `max_inflight` running exchanges and `queue` waiting ones, none of which waits for longer
+    /// than `wait`.
+    pub fn new(max_inflight: usize, queue: usize, wait: Duration) -> Admission {
+        let max_inflight = max_inflight.min(Semaphore::MAX_PERMITS);
+        Admission {
+            places: Arc::new(Semaphore::new(max_inflight)),
+            max_inflight,
+            queued: AtomicUsize::new(0),
+            queue,
+            wait,
+        }
+    }
+
+    /// Waits for a place, first come, first served, until `deadline` or for the longest wait, whichever
+    /// ends first.
+    ///
+    /// # Errors
+    /// [`Refused`] says why there was none. A full or closed door refuses at once.
+    pub async fn enter(&self, deadline: Instant) -> Result<Permit, Refused> {
+        // This cannot overtake: a place that frees while someone waits is handed to the first of them.
+        match self.places.clone().try_acquire_owned() {
+            Ok(place) => return Ok(Permit { _place: place }),
+            Err(TryAcquireError::Closed) => return Err(Refused::Draining),
+            Err(TryAcquireError::NoPermits) => {}
+        }
+        let _waiting = Waiting::begin(&self.queued, self.queue)?;
+        let begun = tokio::time::Instant::now();
+        let until = (begun + self.wait).min(deadline.into());
+        match tokio::time::timeout_at(until, self.places.clone().acquire_owned()).await {
+            Ok(Ok(place)) => Ok(Permit { _place: place }),
+            Ok(Err(_)) => Err(Refused::Draining),
+            Err(_) => Err(Refused::QueueTimeout { waited: begun.elapsed() }),
+        }
+    }
+
+    /// Refuses everyone from now on, the waiting ones too. Permits stay valid.
+    pub fn close(&self) {
+        self.places.close();
+    }
+
+    /// Whether [`Admission::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.places.is_closed()
+    }
+
+    /// Whether a newcomer would be refused because places and queue are taken.
+    pub fn is_full(&self) -> bool {
+        self.places.available_permits() == 0 && self.queued() >= self.queue
+    }
+
+    /// Exchanges that hold a permit.
+    pub fn running(&self) -> usize {
+        self.max_inflight.saturating_sub(self.places.available_permits())
+    }
+
+    /// Callers that wait for one.
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+}
+
+/// A place in the queue, given back on drop.
+struct Waiting<'a> {
+    queued: &'a AtomicUsize,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(queued: &'a AtomicUsize, limit: usize) -> Result<Self, Refused> {
+        queued
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1))
+            .map(|_| Waiting { queued })
+            .map_err(|_| Refused::QueueFull { limit })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    const WAIT: Duration = Duration::from_secs(30);
+
+    fn far() -> Instant {
+        tokio::time::Instant::now().into_std() + Duration::from_secs(3600)
+    }
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_then_queue_then_refusal() {
+        let door = Admission::new(1, 1, WAIT);
+        let first = door.enter(far()).await.unwrap();
+        let mut second = pin!(door.enter(far()));
+        assert!(poll(second.as_mut()).is_pending());
+        assert_eq!((door.running(), door.queued(), door.is_full()), (1, 1, true));
+        assert_eq!(door.enter(far()).await.unwrap_err(), Refused::QueueFull { limit: 1 });
+        drop(first);
+        let second = second.await.unwrap();
+        assert_eq!((door.running(), door.queued()), (1, 0));
+        drop(second);
+        assert_eq!(door.running(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_to_come_is_the_first_to_enter_and_nobody_overtakes() {
+        let door = Admission::new(1, 8, WAIT);
+        let held = door.enter(far()).await.unwrap();
+        let (mut a, mut b) = (pin!(door.enter(far())), pin!(door.enter(far())));
+        assert!(poll(a.as_mut()).is_pending() && poll(b.as_mut()).is_pending());
+        drop(held);
+        let mut late = pin!(door.enter(far()));
+        assert!(poll(late.as_mut()).is_pending());
+        assert!(poll(b.as_mut()).is_pending());
+        assert!(poll(a.as_mut()).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_at_the_deadline_or_the_longest_wait() {
+        let door = Admission::new(1, 8, WAIT);
+        let _held = door.enter(far()).await.unwrap();
+        assert_eq!(door.enter(far()).await.unwrap_err(), Refused::QueueTimeout { waited: WAIT });
+        let soon = tokio::time::Instant::now().into_std() + Duration::from_secs(3);
+        let waited = Duration::from_secs(3);
+        assert_eq!(door.enter(soon).await.unwrap_err(), Refused::QueueTimeout { waited });
+        assert_eq!(door.queued(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_leaves_frees_its_place_in_the_queue() {
+        let door = Admission::new(1, 1, WAIT);
+        let held = door.enter(far()).await.unwrap();
+        {
+            let mut leaving = pin!(door.enter(far()));
+            assert!(poll(leaving.as_mut()).is_pending());
+            assert_eq!(door.queued(), 1);
+        }
+        assert_eq!(door.queued(), 0);
+        drop(held);
+        assert!(door.enter(far()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closing_refuses_the_new_and_the_waiting_but_not_the_running() {
+        let door = Admission::new(1, 1, WAIT);
+        let held = door.enter(far()).await.unwrap();
+        let mut waiting = pin!(door.enter(far()));
+        assert!(poll(waiting.as_mut()).is_pending());
+        door.close();
+        assert_eq!(waiting.await.unwrap_err(), Refused::Draining);
+        assert_eq!(door.enter(far()).await.unwrap_err(), Refused::Draining);
+        assert_eq!(door.running(), 1);
+        drop(held);
+        assert_eq!(door.running(), 0);
+        assert!(Fault::from(Refused::Draining).wait().is_some());
+    }
+}

@@ -1,0 +1,172 @@
+//! Faults as HTTP answers: the only file with status codes for them, and the place where their private
+//! causes are logged, once.
+//!
+//! A log line names the method, the path without its query, and the fault; never headers or bodies.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method, StatusCode, Version, header};
+use axum::response::{IntoResponse, Response};
+use http_body::Body as _;
+use serde_json::json;
+
+use crate::error::{Fault, FaultKind, Sent};
+
+/// The methods that a wrong one is answered with.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+/// Longer paths are cut in the log.
+const LOGGED_PATH: usize = 200;
+
+/// What the log and the answer need to know of a request.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    method: Method,
+    path: String,
+    version: Version,
+    /// Whether some of its body has not been read.
+    pub unread: bool,
+}
+
+impl Asked {
+    /// Notes what was asked.
+    pub fn of(request: &Request) -> Asked {
+        // What the log shows must not be able to look like another line, or right to left.
+        let path = request.uri().path().escape_debug().take(LOGGED_PATH).collect();
+        let unread = !request.body().is_end_stream();
+        Asked { method: request.method().clone(), path, version: request.version(), unread }
+    }
+}
+
+/// The status that stands for `kind`.
+fn status(kind: FaultKind) -> StatusCode {
+    match kind {
+        FaultKind::BadRequest => StatusCode::BAD_REQUEST,
+        FaultKind::ForeignHost | FaultKind::ForeignOrigin | FaultKind::PathNotAllowed => StatusCode::FORBIDDEN,
+        FaultKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        FaultKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        FaultKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        FaultKind::QueueTimeout
+        | FaultKind::NotReady
+        | FaultKind::NeedsOperator
+        | FaultKind::Draining
+        | FaultKind::SlowReader => StatusCode::SERVICE_UNAVAILABLE,
+        FaultKind::PageLost | FaultKind::FetchFailed | FaultKind::RedirectedAway => StatusCode::BAD_GATEWAY,
+        FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// Answers `asked` with `fault` and logs it.
+pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
+    let status = status(fault.kind());
+    log(fault, asked, status.as_u16());
+    let mut error = json!({"code": fault.kind().code(), "message": fault.public()});
+    if fault.sent() == Sent::Maybe {
+        error["maybe_sent"] = true.into();
+    }
+    let mut response = (status, Json(json!({ "error": error }))).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(wait) = fault.wait() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+    }
+    if fault.sent() == Sent::Maybe {
+        // The official clients heed it: what the site may have acted on is not for them to repeat.
+        headers.insert("x-should-retry", HeaderValue::from_static("false"));
+    }
+    if fault.kind() == FaultKind::MethodNotAllowed {
+        headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    }
+    if asked.unread && asked.version < Version::HTTP_2 {
+        // The rest of the body is not worth reading, and the next request would come after it.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Logs a fault that ends an answer whose head is out already.
+pub fn cut(fault: &Fault, asked: &Asked, status: u16) {
+    log(fault, asked, status);
+}
+
+/// Rounded up, as `Retry-After` has it: earlier would be too early.
+pub fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_millis().div_ceil(1000) as u64
+}
+
+fn log(fault: &Fault, asked: &Asked, status: u16) {
+    let (method, path, code) = (&asked.method, &asked.path, fault.kind().code());
+    let cause = fault.cause().unwrap_or("");
+    match fault.kind() {
+        FaultKind::Internal => tracing::error!(%method, path, status, code, cause, "{fault}"),
+        FaultKind::NotReady
+        | FaultKind::NeedsOperator
+        | FaultKind::PageLost
+        | FaultKind::FetchFailed
+        | FaultKind::RedirectedAway
+        | FaultKind::SlowReader => tracing::warn!(%method, path, status, code, cause, "{fault}"),
+        _ => tracing::info!(%method, path, status, code, cause, "{fault}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use http_body_util::BodyExt;
+
+    fn asked(body: &'static str) -> Asked {
+        Asked::of(&Request::builder().uri("/backend-api/x?secret").body(Body::from(body)).unwrap())
+    }
+
+    async fn answer(fault: &Fault, asked: &Asked) -> (StatusCode, axum::http::HeaderMap, serde_json::Value) {
+        let (parts, body) = refuse(fault, asked).into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (parts.status, parts.headers, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_what_when_and_nothing_private() {
+        let fault = Fault::new(FaultKind::QueueFull, "busy")
+            .because("private")
+            .retry_after(Duration::from_millis(1200));
+        let (status, headers, body) = answer(&fault, &asked("")).await;
+        assert_eq!(status, 429);
+        assert_eq!(headers[header::RETRY_AFTER], "2");
+        assert_eq!(body, json!({"error": {"code": "queue_full", "message": "busy"}}));
+        assert!(!headers.contains_key(header::CONNECTION));
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_sent_is_not_to_be_sent_again() {
+        let fault = Fault::new(FaultKind::PageLost, "lost").maybe_sent();
+        let (status, headers, body) = answer(&fault, &asked("")).await;
+        assert_eq!(status, 502);
+        assert_eq!(headers["x-should-retry"], "false");
+        assert_eq!(body["error"]["maybe_sent"], true);
+    }
+
+    #[tokio::test]
+    async fn an_unread_body_closes_the_connection() {
+        let fault = Fault::new(FaultKind::TooLarge, "large");
+        let (status, headers, _) = answer(&fault, &asked("some")).await;
+        assert_eq!((status, &headers[header::CONNECTION]), (StatusCode::PAYLOAD_TOO_LARGE, &"close".parse().unwrap()));
+        let (_, headers, _) = answer(&fault, &Asked { version: Version::HTTP_2, ..asked("some") }).await;
+        assert!(!headers.contains_key(header::CONNECTION));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_method_is_told_the_right_ones() {
+        let fault = Fault::new(FaultKind::MethodNotAllowed, "no");
+        let (status, headers, _) = answer(&fault, &asked("")).await;
+        assert_eq!(status, 405);
+        assert!(headers[header::ALLOW].to_str().unwrap().contains("POST"));
+    }
+
+    #[test]
+    fn the_log_gets_no_query_and_no_control_characters() {
+        assert_eq!(asked("").path, "/backend-api/x");
+    }
+}

@@ -1,0 +1,7 @@
+//! What the program says about itself: log lines, metrics, and what its processes use.
+//!
+//! Knows nothing of the browser or of HTTP: what it publishes about them is handed in as plain numbers.
+
+pub mod log;
+pub mod metrics;
+mod process;
