@@ -269,9 +269,9 @@ mod tests {
         Cli::command().debug_assert();
         let parse = |args: &[&str]| Cli::try_parse_from(args.iter().copied());
         assert!(matches!(parse(&["tabproxy", "serve"]).ok().unwrap().command, Task::Serve(_)));
-        let bad =
-            parse(&["tabproxy", "serve", "--listen", "x", "--queue", "-1", "--chromium-args", "--a --b"]);
-        assert!(bad.is_ok() || bad.err().unwrap().to_string().contains("-1"));
+        // A bad value is not clap's business: the check reports it together with all others.
+        let bad = ["tabproxy", "serve", "--listen", "x", "--queue=-1", "--chromium-args", "--a --b"];
+        assert!(parse(&bad).is_ok());
         let Task::Check(settings) = parse(&["tabproxy", "check", "--headless"]).ok().unwrap().command else {
             panic!("check")
         };
