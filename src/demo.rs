@@ -37,11 +37,15 @@ pub async fn run(
     let once = args.once;
     let began = Instant::now();
     let practice = Practice::start(PracticeArgs::default()).await?;
-    say(began, &format!("practice site      {}  (redirects to {})", practice.front_url(), practice.home_url()));
+    say(
+        began,
+        &format!("practice site      {}  (redirects to {})", practice.front_url(), practice.home_url()),
+    );
 
     let profile = tempfile::Builder::new().prefix("tabproxy-demo-").tempdir()?;
     let made = args.config(practice.front_url().parse()?, profile.path().join("profile"), env);
-    let mut config = made.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    let mut config =
+        made.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
     config.pins = crate::config::pins_of(practice.cert_pem().as_bytes())?;
     config.resolve = practice
         .resolve()
@@ -60,7 +64,10 @@ pub async fn run(
         () = shutdown.cancelled() => {}
     }
     if !once {
-        println!("\nIt stays up. Try it yourself, in another terminal (end with Ctrl-C here):\n\n{}\n", curl(addr));
+        println!(
+            "\nIt stays up. Try it yourself, in another terminal (end with Ctrl-C here):\n\n{}\n",
+            curl(addr)
+        );
         shutdown.cancelled().await;
     }
     stop.cancel();
@@ -127,7 +134,10 @@ async fn converse(addr: SocketAddr, began: Instant) -> Result<(), Error> {
     }
     println!("\n");
     let all = asked.elapsed();
-    say(began, &format!("{events} events, head after {:.1} ms, all after {:.2} s", millis(head), all.as_secs_f64()));
+    say(
+        began,
+        &format!("{events} events, head after {:.1} ms, all after {:.2} s", millis(head), all.as_secs_f64()),
+    );
     Ok(())
 }
 

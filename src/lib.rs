@@ -79,7 +79,9 @@ use telemetry::metrics::Metrics;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no browser.
-    #[error("no Chromium found on PATH or in the usual places; install it (apt-get install chromium) or set TABPROXY_CHROMIUM")]
+    #[error(
+        "no Chromium found on PATH or in the usual places; install it (apt-get install chromium) or set TABPROXY_CHROMIUM"
+    )]
     NoChromium,
     /// The browser that was named is not a program.
     #[error("TABPROXY_CHROMIUM: {0} is not an executable file; install Chromium or correct the path")]

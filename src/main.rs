@@ -53,7 +53,9 @@ async fn run(cli: Cli) -> ExitCode {
 async fn serve(config: Config) -> ExitCode {
     let _log = match log::init(&config.log, config.log_file.as_deref()) {
         Ok(guard) => guard,
-        Err(error) => return fail(&[format!("{error}; set TABPROXY_LOG_FILE to a file that can be written")]),
+        Err(error) => {
+            return fail(&[format!("{error}; set TABPROXY_LOG_FILE to a file that can be written")]);
+        }
     };
     let server = match Server::start(config, on_signal()).await {
         Ok(server) => server,
@@ -81,7 +83,8 @@ fn on_signal() -> CancellationToken {
     let token = CancellationToken::new();
     let stop = token.clone();
     tokio::spawn(async move {
-        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
             return;
         };
         for first in [true, false] {

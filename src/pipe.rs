@@ -308,9 +308,7 @@ mod tests {
         pipe.finish(Ok(()));
         assert!(matches!(take(&pipe), Poll::Ready(Some(Ok(t))) if &t.bytes[..] == b"abc"));
         for _ in 0..2 {
-            assert!(
-                matches!(take(&pipe), Poll::Ready(Some(Err(f))) if f.kind() == FaultKind::PageLost)
-            );
+            assert!(matches!(take(&pipe), Poll::Ready(Some(Err(f))) if f.kind() == FaultKind::PageLost));
         }
     }
 

@@ -586,7 +586,9 @@ fn internal(error: impl std::fmt::Display) -> Fault {
 
 fn redirected_away(to: Option<&str>) -> Fault {
     let public = match to {
-        Some(to) => format!("The site redirected this request to {to}; requests go to the site's own origin only."),
+        Some(to) => {
+            format!("The site redirected this request to {to}; requests go to the site's own origin only.")
+        }
         None => "The site redirected this request to another origin, where requests never go.".into(),
     };
     Fault::new(FaultKind::RedirectedAway, public).maybe_sent()

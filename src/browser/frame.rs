@@ -107,11 +107,9 @@ impl Frames {
     fn take(&mut self) -> Result<FromPage, FrameError> {
         let header = self.rest.get(..HEADER).ok_or(FrameError::Truncated)?;
         let (id, kind, length) = match *header {
-            [a, b, c, d, kind, l0, l1, l2, l3] => (
-                u32::from_be_bytes([a, b, c, d]),
-                kind,
-                u32::from_be_bytes([l0, l1, l2, l3]) as usize,
-            ),
+            [a, b, c, d, kind, l0, l1, l2, l3] => {
+                (u32::from_be_bytes([a, b, c, d]), kind, u32::from_be_bytes([l0, l1, l2, l3]) as usize)
+            }
             _ => return Err(FrameError::Truncated),
         };
         if self.rest.len() - HEADER < length {

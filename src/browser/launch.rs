@@ -400,7 +400,9 @@ fn private_dir(dir: &Path) -> io::Result<()> {
 #[derive(Debug, thiserror::Error)]
 pub enum ProfileError {
     /// Another tabproxy has it.
-    #[error("profile {0} is in use by another tabproxy; stop it, or set TABPROXY_PROFILE to another directory")]
+    #[error(
+        "profile {0} is in use by another tabproxy; stop it, or set TABPROXY_PROFILE to another directory"
+    )]
     Ours(PathBuf),
     /// A browser that somebody else started has it.
     #[error(
@@ -425,8 +427,13 @@ impl ProfileLock {
         let unwritable = |e| ProfileError::Unwritable(profile.to_owned(), e);
         private_dir(profile).map_err(unwritable)?;
         let path = profile.join("tabproxy.lock");
-        let file =
-            File::options().create(true).truncate(false).write(true).mode(0o600).open(path).map_err(unwritable)?;
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(unwritable)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(ProfileError::Ours(profile.to_owned())),

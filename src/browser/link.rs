@@ -138,7 +138,13 @@ impl Link {
         let (calls, receiver) = mpsc::unbounded_channel();
         let (events, event_receiver) = mpsc::unbounded_channel();
         let close = CancellationToken::new();
-        let pump = Pump { connection, pending: HashMap::new(), tabs: HashMap::new(), blocked: HashMap::new(), events };
+        let pump = Pump {
+            connection,
+            pending: HashMap::new(),
+            tabs: HashMap::new(),
+            blocked: HashMap::new(),
+            events,
+        };
         tokio::spawn(close.clone().run_until_cancelled_owned(pump.run(receiver)));
         let link = Link { calls, _close: std::sync::Arc::new(close.drop_guard()) };
         // Tells of closed and crashed tabs; of all others (workers, extensions) we need not know.
@@ -183,8 +189,10 @@ impl Link {
     /// Lets pages of `origin` reach our loopback listener: since Chrome 142 a public page may not, unless
     /// the user says so (Local Network Access). Nothing else is granted or denied by this.
     pub async fn allow_loopback(&self, origin: &str) -> Result<(), LinkError> {
-        let mut permission =
-            browser::SetPermissionParams::new(descriptor("loopback-network"), browser::PermissionSetting::Granted);
+        let mut permission = browser::SetPermissionParams::new(
+            descriptor("loopback-network"),
+            browser::PermissionSetting::Granted,
+        );
         permission.origin = Some(origin.to_owned());
         match self.call(None, permission).await {
             // A browser that does not know the permission does not need it either.
@@ -280,8 +288,11 @@ impl Tab {
 
     async fn become_carrier(&self, origin: &str, channel: &str, script: &str) -> Result<(), LinkError> {
         let document = format!("{origin}{CARRIER_PATH}");
-        let pattern =
-            fetch::RequestPattern { url_pattern: Some(document.clone()), resource_type: None, request_stage: None };
+        let pattern = fetch::RequestPattern {
+            url_pattern: Some(document.clone()),
+            resource_type: None,
+            request_stage: None,
+        };
         self.call(network::EnableParams::default()).await?;
         self.call(network::SetBypassServiceWorkerParams::new(true)).await?;
         self.call(fetch::EnableParams { patterns: Some(vec![pattern]), handle_auth_requests: None }).await?;
@@ -393,7 +404,9 @@ impl Pump {
                 let frame = read::<page::EventFrameNavigated>(event.params).map(|it| it.frame);
                 // An error page says where it should have been; the failed navigation tells of it.
                 match (tab, frame) {
-                    (Some(tab), Some(frame)) if frame.parent_id.is_none() && frame.unreachable_url.is_none() => {
+                    (Some(tab), Some(frame))
+                        if frame.parent_id.is_none() && frame.unreachable_url.is_none() =>
+                    {
                         Some(LinkEvent::Navigated(tab, frame.url))
                     }
                     _ => None,

@@ -142,7 +142,10 @@ impl Browser {
             match exchange.head().await {
                 Ok(head) => return Ok((head, exchange)),
                 Err(fault) if fault.kind() == FaultKind::PageLost && fault.sent() == Sent::No => {
-                    tracing::info!(cause = fault.cause(), "the page was lost before the request left: waiting");
+                    tracing::info!(
+                        cause = fault.cause(),
+                        "the page was lost before the request left: waiting"
+                    );
                 }
                 Err(fault) => return Err(fault),
             }

@@ -370,7 +370,9 @@ impl State {
                     self.fail_site(cause, todo, now);
                 }
             },
-            Phase::Ready if now.saturating_duration_since(self.since) >= self.timing.stable => self.attempts = 0,
+            Phase::Ready if now.saturating_duration_since(self.since) >= self.timing.stable => {
+                self.attempts = 0
+            }
             _ => {}
         }
         if let Some(seen) = self.browser_seen {
@@ -491,7 +493,11 @@ impl State {
         }
         self.open_carrier(todo, now);
         if matches!(self.phase, Phase::Ready | Phase::Suspect) && !self.carriers.iter().any(|it| it.open) {
-            self.enter(Phase::Warming { until: now + self.timing.check }, &format!("the page was lost: {cause}"), now);
+            self.enter(
+                Phase::Warming { until: now + self.timing.check },
+                &format!("the page was lost: {cause}"),
+                now,
+            );
         }
     }
 
@@ -544,7 +550,9 @@ impl State {
         self.next_probe = Some(now + self.timing.operator_probe);
         if self.phase != Phase::NeedsOperator(wall) {
             let reason = match wall {
-                Wall::Check => "the site's check did not pass by itself: a person must complete it in the browser",
+                Wall::Check => {
+                    "the site's check did not pass by itself: a person must complete it in the browser"
+                }
                 Wall::SignIn => "the site wants a sign-in: a person must do it in the browser",
             };
             self.enter(Phase::NeedsOperator(wall), reason, now);

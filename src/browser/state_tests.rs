@@ -199,11 +199,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Verdict::Wall(Wall::SignIn)),
         Just(Verdict::Unwell("unwell".into())),
     ];
-    let landing = prop_oneof![
-        Just(Landing::Site),
-        Just(Landing::Elsewhere),
-        Just(Landing::Wall(Wall::SignIn))
-    ];
+    let landing =
+        prop_oneof![Just(Landing::Site), Just(Landing::Elsewhere), Just(Landing::Wall(Wall::SignIn))];
     prop_oneof![
         4 => Just(Event::Tick),
         3 => Just(Event::BrowserUp),

@@ -275,7 +275,9 @@ impl Supervisor {
     }
 
     fn open_site(&mut self) {
-        let (Some(link), site, url) = (self.link.clone(), self.site.clone(), self.spec.url.clone()) else { return };
+        let (Some(link), site, url) = (self.link.clone(), self.site.clone(), self.spec.url.clone()) else {
+            return;
+        };
         self.spawn(async move {
             let open = async {
                 let tab = match site {
@@ -337,7 +339,9 @@ impl Supervisor {
             },
             Report::Exited(how) => {
                 let words = self.child.as_ref().map(Child::last_words).unwrap_or_default();
-                self.apply(Event::BrowserLost(format!("the browser ended ({how}) {words}").trim_end().to_owned()));
+                self.apply(Event::BrowserLost(
+                    format!("the browser ended ({how}) {words}").trim_end().to_owned(),
+                ));
             }
             Report::Link(event) => self.on_link(event),
             Report::SiteOpened(Ok(tab)) => self.site = Some(tab),
@@ -466,7 +470,9 @@ fn plain(error: &super::link::LinkError, url: &url::Url) -> String {
     let code = error.to_string();
     let host = url.host_str().unwrap_or_default();
     let hint = match code.as_str() {
-        "net::ERR_NAME_NOT_RESOLVED" => "the name is unknown: check DNS, or set HTTPS_PROXY or TABPROXY_RESOLVE",
+        "net::ERR_NAME_NOT_RESOLVED" => {
+            "the name is unknown: check DNS, or set HTTPS_PROXY or TABPROXY_RESOLVE"
+        }
         "net::ERR_CONNECTION_REFUSED" => "nothing listens there",
         "net::ERR_PROXY_CONNECTION_FAILED" => "the proxy is out of reach: check HTTPS_PROXY",
         "net::ERR_TUNNEL_CONNECTION_FAILED" => "the proxy refused: check HTTPS_PROXY and its password",

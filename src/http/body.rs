@@ -148,8 +148,10 @@ mod tests {
                 browser: None,
                 browser_group: None,
             });
-            let counted: Vec<_> =
-                text.lines().filter(|it| it.starts_with("tabproxy_exchanges_total") && it.ends_with(" 1")).collect();
+            let counted: Vec<_> = text
+                .lines()
+                .filter(|it| it.starts_with("tabproxy_exchanges_total") && it.ends_with(" 1"))
+                .collect();
             assert_eq!(counted, [format!("tabproxy_exchanges_total{{outcome=\"{outcome}\"}} 1")]);
             assert_eq!(self.cancels.0.load(Ordering::Relaxed), cancels);
             assert_eq!(self.door.running(), 0);

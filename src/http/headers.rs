@@ -96,7 +96,9 @@ pub fn to_page(headers: &HeaderMap, extra: &[String]) -> Vec<(String, String)> {
         .filter(|(name, _)| passes(name.as_str()))
         // An empty Authorization is a form field left blank, and would hide the page's own sign-in.
         .filter(|(name, value)| **name != header::AUTHORIZATION || !value.as_bytes().trim_ascii().is_empty())
-        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().iter().map(|&b| b as char).collect()))
+        .map(|(name, value)| {
+            (name.as_str().to_owned(), value.as_bytes().iter().map(|&b| b as char).collect())
+        })
         .collect()
 }
 
@@ -189,12 +191,26 @@ mod tests {
 
     #[test]
     fn into_the_page_goes_only_what_belongs_there() {
-        for name in ["accept", "authorization", "content-type", "range", "oai-device-id", "chatgpt-account-id"] {
+        for name in
+            ["accept", "authorization", "content-type", "range", "oai-device-id", "chatgpt-account-id"]
+        {
             assert_eq!(page(&[(name, b"x")], &[]), [(name.to_string(), "x".to_string())], "{name}");
         }
         let never = [
-            "cookie", "host", "origin", "referer", "user-agent", "sec-fetch-site", "sec-ch-ua", "connection",
-            "proxy-authorization", "x-forwarded-for", "transfer-encoding", "te", "upgrade", "content-length",
+            "cookie",
+            "host",
+            "origin",
+            "referer",
+            "user-agent",
+            "sec-fetch-site",
+            "sec-ch-ua",
+            "connection",
+            "proxy-authorization",
+            "x-forwarded-for",
+            "transfer-encoding",
+            "te",
+            "upgrade",
+            "content-length",
         ];
         for name in never {
             assert_eq!(page(&[(name, b"x")], &never), [], "{name}");
@@ -218,13 +234,23 @@ mod tests {
 
     #[test]
     fn to_the_client_goes_only_what_it_can_use() {
-        for name in ["content-type", "etag", "retry-after", "cf-mitigated", "x-ratelimit-limit", "openai-model"] {
+        for name in
+            ["content-type", "etag", "retry-after", "cf-mitigated", "x-ratelimit-limit", "openai-model"]
+        {
             assert!(to_client(&head(200, &[(name, "x")]), None, &[]).contains_key(name), "{name}");
         }
         let never = [
-            "set-cookie", "content-security-policy", "content-security-policy-report-only", "alt-svc",
-            "strict-transport-security", "content-encoding", "content-length", "transfer-encoding",
-            "access-control-allow-origin", "connection", "proxy-authenticate",
+            "set-cookie",
+            "content-security-policy",
+            "content-security-policy-report-only",
+            "alt-svc",
+            "strict-transport-security",
+            "content-encoding",
+            "content-length",
+            "transfer-encoding",
+            "access-control-allow-origin",
+            "connection",
+            "proxy-authenticate",
         ];
         let extra: Vec<String> = never.iter().map(|it| it.to_string()).collect();
         for name in never {
@@ -254,10 +280,14 @@ mod tests {
     fn streams_are_marked_for_proxies() {
         let stream = ("content-type", "text/event-stream; charset=utf-8");
         let headers = to_client(&head(200, &[stream]), None, &[]);
-        assert_eq!((&headers["x-accel-buffering"], &headers["cache-control"]), (&"no".parse().unwrap(), &"no-cache".parse().unwrap()));
+        assert_eq!(
+            (&headers["x-accel-buffering"], &headers["cache-control"]),
+            (&"no".parse().unwrap(), &"no-cache".parse().unwrap())
+        );
         let headers = to_client(&head(200, &[stream, ("cache-control", "private")]), None, &[]);
         assert_eq!(headers["cache-control"], "private");
-        let moved = Head { redirected_to: Some("/b?c".into()), ..head(200, &[("content-type", "text/html")]) };
+        let moved =
+            Head { redirected_to: Some("/b?c".into()), ..head(200, &[("content-type", "text/html")]) };
         let headers = to_client(&moved, None, &[]);
         assert_eq!(headers["content-location"], "/b?c");
         assert!(!headers.contains_key("x-accel-buffering"));

@@ -43,7 +43,9 @@ impl Asked {
 fn status(kind: FaultKind) -> StatusCode {
     match kind {
         FaultKind::BadRequest => StatusCode::BAD_REQUEST,
-        FaultKind::ForeignHost | FaultKind::ForeignOrigin | FaultKind::PathNotAllowed => StatusCode::FORBIDDEN,
+        FaultKind::ForeignHost | FaultKind::ForeignOrigin | FaultKind::PathNotAllowed => {
+            StatusCode::FORBIDDEN
+        }
         FaultKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FaultKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
@@ -152,7 +154,10 @@ mod tests {
     async fn an_unread_body_closes_the_connection() {
         let fault = Fault::new(FaultKind::TooLarge, "large");
         let (status, headers, _) = answer(&fault, &asked("some")).await;
-        assert_eq!((status, &headers[header::CONNECTION]), (StatusCode::PAYLOAD_TOO_LARGE, &"close".parse().unwrap()));
+        assert_eq!(
+            (status, &headers[header::CONNECTION]),
+            (StatusCode::PAYLOAD_TOO_LARGE, &"close".parse().unwrap())
+        );
         let (_, headers, _) = answer(&fault, &Asked { version: Version::HTTP_2, ..asked("some") }).await;
         assert!(!headers.contains_key(header::CONNECTION));
     }

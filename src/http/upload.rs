@@ -99,7 +99,10 @@ impl Upload {
 
 /// The refusal of a body over `limit` bytes.
 pub(super) fn too_large(limit: usize) -> Fault {
-    Fault::new(FaultKind::TooLarge, format!("The request body is larger than the {limit} bytes allowed here."))
+    Fault::new(
+        FaultKind::TooLarge,
+        format!("The request body is larger than the {limit} bytes allowed here."),
+    )
 }
 
 fn late() -> Fault {

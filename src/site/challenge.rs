@@ -40,7 +40,8 @@ pub enum Landing {
 const CHECK_MARKS: [&str; 4] = ["<title>just a moment", "challenge-platform", "_cf_chl_opt", "cf-turnstile"];
 
 /// Path segments of sign-in pages.
-const SIGN_IN_PATHS: [&str; 6] = ["login", "log-in", "signin", "sign-in", "log-in-or-create-account", "authorize"];
+const SIGN_IN_PATHS: [&str; 6] =
+    ["login", "log-in", "signin", "sign-in", "log-in-or-create-account", "authorize"];
 
 /// First labels of hosts that do nothing but sign people in.
 const SIGN_IN_HOSTS: [&str; 5] = ["auth.", "auth0.", "login.", "accounts.", "signin."];
@@ -60,7 +61,9 @@ pub fn judge(head: &Head, body: &[u8]) -> Verdict {
     match head.status {
         401 => Verdict::Wall(Wall::SignIn),
         403 if html => Verdict::Wall(Wall::Check),
-        500 | 502..=599 => Verdict::Unwell(format!("the site answers its own page with status {}", head.status)),
+        500 | 502..=599 => {
+            Verdict::Unwell(format!("the site answers its own page with status {}", head.status))
+        }
         _ => Verdict::Passed,
     }
 }
@@ -90,7 +93,8 @@ fn has_check_marks(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     // A page that has passed may still carry the script that watches over it: only in the beginning of a
     // short page, or with the title, is it the check itself.
-    text.contains(CHECK_MARKS[0]) || (body.len() < 16 * 1024 && CHECK_MARKS.iter().any(|it| text.contains(it)))
+    text.contains(CHECK_MARKS[0])
+        || (body.len() < 16 * 1024 && CHECK_MARKS.iter().any(|it| text.contains(it)))
 }
 
 fn is_sign_in_path(path: &str) -> bool {
@@ -119,7 +123,8 @@ mod tests {
 
     #[test]
     fn an_ordinary_page_passes_even_with_a_watching_script() {
-        let mut page = b"<!doctype html><title>Chat</title><script src=/cdn-cgi/challenge-platform/x.js>".to_vec();
+        let mut page =
+            b"<!doctype html><title>Chat</title><script src=/cdn-cgi/challenge-platform/x.js>".to_vec();
         page.resize(32 * 1024, b' ');
         assert_eq!(judge(&head(200, &[HTML]), &page), Verdict::Passed);
         assert_eq!(judge(&head(404, &[]), b""), Verdict::Passed);

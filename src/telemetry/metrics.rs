@@ -148,8 +148,15 @@ impl Metrics {
         r.register("tabproxy_body_bytes", "Bytes of bodies, from and to clients", bytes);
         let sampled = Sampled::default();
         sampled.register(r);
-        let shared =
-            Shared { exchanges, time_to_head, event_delay, bytes_in, bytes_out, sampled, registry: registry.into() };
+        let shared = Shared {
+            exchanges,
+            time_to_head,
+            event_delay,
+            bytes_in,
+            bytes_out,
+            sampled,
+            registry: registry.into(),
+        };
         Metrics { shared: Arc::new(shared) }
     }
 
@@ -198,7 +205,11 @@ impl Sampled {
         r.register("tabproxy_process_resident_memory_bytes", help, self.memory.clone());
         let help = "Memory of all the browser's processes, shared pages counted by their share";
         r.register("tabproxy_browser_resident_memory_bytes", help, self.browser_memory.clone());
-        r.register("tabproxy_open_descriptors", "Open file descriptors of the proxy", self.descriptors.clone());
+        r.register(
+            "tabproxy_open_descriptors",
+            "Open file descriptors of the proxy",
+            self.descriptors.clone(),
+        );
         r.register("tabproxy_build_info", "Always 1; what runs, in its labels", self.build.clone());
     }
 

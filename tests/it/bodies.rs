@@ -13,7 +13,8 @@ async fn any_method_and_any_body_arrive_as_they_were_sent() {
     let tricky = "lone \\ud800 \u{2028} </script> NUL\0 end 你好 🙂".as_bytes().to_vec();
     for body in [every_byte, tricky, b"{".to_vec()] {
         let sent = rig.client.post(rig.url("/backend-api/practice/mirror"));
-        let answer = sent.header("content-type", "application/x-odd").body(body.clone()).send().await.unwrap();
+        let answer =
+            sent.header("content-type", "application/x-odd").body(body.clone()).send().await.unwrap();
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "application/x-odd");
         assert!(answer.bytes().await.unwrap() == body, "{} bytes differ", body.len());

@@ -50,10 +50,14 @@ fn imports_go_downward_and_chromiumoxide_is_known_in_one_file() {
         for other in used.filter(|it| *it != module) {
             match module {
                 "lib" | "main" | "cli" | "demo" => {}
-                "practice" => panic!("{name} imports crate::{other}: the practice site imports nothing of ours"),
+                "practice" => {
+                    panic!("{name} imports crate::{other}: the practice site imports nothing of ours")
+                }
                 "browser" if other == "site" => {}
-                _ => assert!(layer_of(other) < layer_of(module) || layer_of(module) == 0 && layer_of(other) == 0,
-                    "{name} imports crate::{other}, which is not below it"),
+                _ => assert!(
+                    layer_of(other) < layer_of(module) || layer_of(module) == 0 && layer_of(other) == 0,
+                    "{name} imports crate::{other}, which is not below it"
+                ),
             }
         }
     }

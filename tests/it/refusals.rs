@@ -15,7 +15,9 @@ async fn raw(rig: &Rig, request: &str) -> String {
     while let Ok(n) = socket.read(&mut some).await {
         answer.extend_from_slice(&some[..n]);
         let text = String::from_utf8_lossy(&answer);
-        if n == 0 || text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.ends_with('}') || body.is_empty()) {
+        if n == 0
+            || text.split_once("\r\n\r\n").is_some_and(|(_, body)| body.ends_with('}') || body.is_empty())
+        {
             break;
         }
     }
@@ -68,12 +70,14 @@ async fn every_refusal() {
         ("localhost.evil.example", 403),
         ("bad host", 400),
     ] {
-        let answer = raw(&rig, &format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await;
+        let answer =
+            raw(&rig, &format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{host}: {answer}");
     }
     let connect = raw(&rig, "CONNECT evil.example:443 HTTP/1.1\r\nhost: evil.example:443\r\n\r\n").await;
     assert!(connect.starts_with("HTTP/1.1 4"), "{connect}");
-    let long = format!("GET /backend-api/x HTTP/1.1\r\nhost: localhost\r\nx-long: {}\r\n\r\n", "a".repeat(200_000));
+    let long =
+        format!("GET /backend-api/x HTTP/1.1\r\nhost: localhost\r\nx-long: {}\r\n\r\n", "a".repeat(200_000));
     let answer = raw(&rig, &long).await;
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
 

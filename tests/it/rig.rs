@@ -42,7 +42,7 @@ impl Rig {
         change(&mut config);
         let stop = CancellationToken::new();
         let server = Server::start(config, stop.clone()).await.unwrap();
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = client();
         Rig { site, server, client, profile, stop }
     }
 
@@ -80,6 +80,12 @@ impl Rig {
         tokio::time::timeout(PATIENCE, self.server.finished()).await.unwrap().unwrap();
         (self.site, self.profile)
     }
+}
+
+pub fn client() -> reqwest::Client {
+    // Needed to build one, although nothing here speaks TLS through it. The second time it is there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().unwrap()
 }
 
 pub fn config_for(site: &Practice, profile: &TempDir) -> Config {
@@ -126,7 +132,10 @@ pub fn last_text(body: &[u8]) -> String {
 }
 
 /// Waits until `condition` holds; fails with what it last said.
-pub async fn eventually<T: std::fmt::Debug>(mut look: impl FnMut() -> T, condition: impl Fn(&T) -> bool) -> T {
+pub async fn eventually<T: std::fmt::Debug>(
+    mut look: impl FnMut() -> T,
+    condition: impl Fn(&T) -> bool,
+) -> T {
     let began = Instant::now();
     let mut tick = tokio::time::interval(Duration::from_millis(10));
     loop {

@@ -38,7 +38,8 @@ async fn a_kept_profile_needs_no_second_check() {
     let (site, profile) = rig.stop().await;
     site.reset_counters();
     let stop = tokio_util::sync::CancellationToken::new();
-    let server = tabproxy::Server::start(crate::rig::config_for(&site, &profile), stop.clone()).await.unwrap();
+    let server =
+        tabproxy::Server::start(crate::rig::config_for(&site, &profile), stop.clone()).await.unwrap();
     server.browser().watch().wait_for(|it| it.is_ready()).await.unwrap();
     assert_eq!(site.counters().challenged, 0);
     stop.cancel();
@@ -108,7 +109,8 @@ async fn a_site_that_allows_few_streams_serves_them_in_turn() {
         let answer = rig.ask(id, "hello count=3 interval=20").await;
         answer.bytes().await.unwrap().ends_with(b"data: [DONE]\n\n")
     });
-    let all = tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(answers)).await.unwrap();
+    let all =
+        tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(answers)).await.unwrap();
     assert_eq!(all, [true; 9]);
     assert!(rig.counters().max_active <= 3);
 }

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tabproxy::practice::{Practice, PracticeArgs};
 use tempfile::TempDir;
 
-use crate::rig::{PATIENCE, eventually};
+use crate::rig::{PATIENCE, client, eventually};
 
 /// The program with an environment of nothing but `vars` and PATH.
 fn tabproxy(args: &[&str], vars: &[(&str, &str)]) -> Command {
@@ -63,7 +63,10 @@ fn what_is_missing_or_taken_is_one_line_with_its_remedy() {
         assert!(words.iter().all(|it| line.contains(it)), "{words:?} in {said}");
     };
     fails(&[("TABPROXY_CHROMIUM", "/nowhere/chromium")], &["/nowhere/chromium", "TABPROXY_CHROMIUM"]);
-    fails(&[("PATH", "/nowhere"), ("TABPROXY_CHROMIUM", "/etc/passwd")], &["/etc/passwd", "not an executable"]);
+    fails(
+        &[("PATH", "/nowhere"), ("TABPROXY_CHROMIUM", "/etc/passwd")],
+        &["/etc/passwd", "not an executable"],
+    );
     fails(&[("TABPROXY_LISTEN", &port)], &[&port, "TABPROXY_LISTEN"]);
     fails(&[("TABPROXY_LOG_FILE", "/nowhere/x.log")], &["/nowhere/x.log", "TABPROXY_LOG_FILE"]);
 
@@ -82,8 +85,24 @@ fn help_names_every_variable() {
     let (output, said) = output(&["serve", "--help"], &[]);
     assert!(output.status.success());
     for name in [
-        "LISTEN", "ORIGIN", "CHROMIUM", "CHROMIUM_ARGS", "PROFILE", "HEADLESS", "SANDBOX", "RESOLVE", "TRUST_CERT",
-        "ALLOW_PATHS", "HOSTS", "MAX_INFLIGHT", "QUEUE", "QUEUE_WAIT", "MAX_BODY", "LOG_FILE", "LOG", "DRAIN",
+        "LISTEN",
+        "ORIGIN",
+        "CHROMIUM",
+        "CHROMIUM_ARGS",
+        "PROFILE",
+        "HEADLESS",
+        "SANDBOX",
+        "RESOLVE",
+        "TRUST_CERT",
+        "ALLOW_PATHS",
+        "HOSTS",
+        "MAX_INFLIGHT",
+        "QUEUE",
+        "QUEUE_WAIT",
+        "MAX_BODY",
+        "LOG_FILE",
+        "LOG",
+        "DRAIN",
     ] {
         assert!(said.contains(&format!("TABPROXY_{name}")), "{name}");
     }
@@ -92,10 +111,8 @@ fn help_names_every_variable() {
 #[test]
 fn check_passes_where_everything_is_there() {
     let home = TempDir::new().unwrap();
-    let (output, said) = output(
-        &["check"],
-        &[("HOME", home.path().to_str().unwrap()), ("TABPROXY_LISTEN", "127.0.0.1:0")],
-    );
+    let (output, said) =
+        output(&["check"], &[("HOME", home.path().to_str().unwrap()), ("TABPROXY_LISTEN", "127.0.0.1:0")]);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("Chromium"), "{said}");
 }
@@ -124,7 +141,7 @@ async fn serve_takes_over_a_profile_of_a_replaced_container_and_leaves_nothing_b
             ],
         );
         let mut child = command.stdout(Stdio::null()).spawn().unwrap();
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let client = client();
         let ready = async {
             let mut tick = tokio::time::interval(std::time::Duration::from_millis(20));
             loop {
