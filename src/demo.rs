@@ -21,8 +21,9 @@ use crate::practice::{Practice, PracticeArgs};
 /// What can go wrong in a demo: anything, said as it is.
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// The conversation of the demo. The words after the question are knobs of the practice site.
-const PROMPT: &str = "Tell me a little about yourself, 也说一点中文 🙂 text=mixed count=40 interval=60";
+/// The conversation of the demo. The site says it back, as its last words, its knobs, tell it to.
+const PROMPT: &str = "Each of these words was fetched inside a page of a real browser, and reached you as the \
+                      site wrote it. 这些字是在真实浏览器的页面里取得的，一个字节也没有改。 🙂 echo=1 interval=60";
 
 /// How long the demo waits for the browser.
 const PATIENCE: Duration = Duration::from_secs(90);

@@ -313,10 +313,10 @@ impl State {
                 self.fail_site(cause, todo, now)
             }
             // Carriers live without it, but the session that it keeps does not.
-            Event::SiteLost(_) if self.browser_seen.is_some() => {
-                if !matches!(self.phase, Phase::Backoff { .. }) {
-                    todo.push(Action::OpenSite);
-                }
+            Event::SiteLost(_)
+                if self.browser_seen.is_some() && !matches!(self.phase, Phase::Backoff { .. }) =>
+            {
+                todo.push(Action::OpenSite);
             }
             Event::CarrierUp(generation) => self.carrier_up(generation, todo, now),
             Event::CarrierLost(generation, cause) => self.carrier_lost(generation, cause, todo, now),
