@@ -14,7 +14,8 @@ use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand};
 use url::Url;
 
-use crate::browser::launch::{ProfileLock, find_chromium, is_program};
+use crate::browser::launch::{find_chromium, is_program};
+use crate::browser::profile::ProfileLock;
 use crate::config::{Config, Problem, Settings};
 use crate::practice::PracticeArgs;
 

@@ -6,11 +6,16 @@
 //! supervisor ──on──> State (pure) ──Action──> launch (the process), link (CDP), channel
 //! ```
 
+pub mod carrier;
 pub mod channel;
+pub mod child;
+mod faults;
 pub mod frame;
 pub mod gateway;
 pub mod launch;
 pub mod link;
+mod outbox;
+pub mod profile;
 pub mod state;
 mod supervisor;
 
@@ -21,7 +26,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::error::{Fault, FaultKind, Sent};
 use crate::exchange::{Exchange, Head, PageRequest};
-use channel::{BufferLimits, Carrier};
+use carrier::Carrier;
+use channel::BufferLimits;
 use launch::LaunchSpec;
 pub use state::{Phase, Repair, Timing};
 

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::channel::{Carrier, Channel};
-use super::launch::{Child, LaunchSpec};
+use super::carrier::Carrier;
+use super::channel::Channel;
+use super::child::Child;
+use super::launch::LaunchSpec;
 use super::link::{Link, LinkEvent, Tab};
 use super::state::{Action, Event, Phase, State};
 use super::{BrowserSpec, Command, Status};

@@ -18,7 +18,7 @@ pub(super) fn pins(path: &str) -> Result<Vec<String>, Mistake> {
     pins_of(&pem).map_err(|why| Mistake::new(format!("names `{path}`, {why}"), REMEDY))
 }
 
-/// As [`pins`], of a PEM file's content; the error goes on after "the file, …".
+/// The pins of a PEM file's content; an error goes on after "the file, …".
 pub fn pins_of(pem: &[u8]) -> Result<Vec<String>, String> {
     let mut pins = Vec::new();
     for block in Pem::iter_from_buffer(pem) {

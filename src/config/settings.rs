@@ -37,7 +37,7 @@ pub struct Settings {
     pub drain: Option<String>,
 
     /// Page to keep open, http or https. Where it redirects to is the site that requests go to
-    /// [default: https://chat.openai.com/]
+    /// [default: `https://chat.openai.com/`]
     #[arg(long, env = "TABPROXY_ORIGIN", hide_env_values = true, value_name = "URL")]
     #[arg(help_heading = "The site")]
     pub origin: Option<String>,

@@ -76,7 +76,7 @@ fn what_is_missing_or_taken_is_one_line_with_its_remedy() {
     assert!(fs::symlink_metadata(profile.join("SingletonLock")).is_ok());
     fs::remove_file(profile.join("SingletonLock")).unwrap();
 
-    let _held = tabproxy::browser::launch::ProfileLock::take(&profile).unwrap();
+    let _held = tabproxy::browser::profile::ProfileLock::take(&profile).unwrap();
     fails(&[], &["in use by another tabproxy", "TABPROXY_PROFILE"]);
 }
 

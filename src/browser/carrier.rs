@@ -1,0 +1,280 @@
+//! A carrier: one page that performs exchanges, seen from our end of its WebSocket.
+//!
+//! Two loops serve it, whatever the number of exchanges: a reader that takes every frame at once into the
+//! exchange's [`Pipe`] (so that one slow client never holds up another), and the writer of
+//! [`super::outbox`].
+//!
+//! A carrier is one generation: its exchanges live in its own table, so a frame can never reach an
+//! exchange of another one, and when its socket goes, all of them end.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{SplitSink, SplitStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::channel::{BufferLimits, CREDIT, Socket};
+use super::faults::{self, Redirects};
+use super::frame::{self, FromPage};
+use super::outbox::{self, Out};
+use crate::exchange::{Exchange, PageRequest, Valve};
+use crate::flow::Window;
+use crate::pipe::{Ledger, Pipe};
+
+/// How often readers that stand still are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+struct Inner {
+    generation: u64,
+    out: mpsc::UnboundedSender<Out>,
+    next: AtomicU32,
+    exchanges: Mutex<HashMap<u32, Arc<Pipe>>>,
+    echoes: Mutex<HashMap<u32, oneshot::Sender<()>>>,
+    redirects: Mutex<Redirects>,
+    closed: CancellationToken,
+    limits: BufferLimits,
+    ledger: Arc<Ledger>,
+}
+
+/// A connected carrier. Clones are handles to the same one; the last handle that drops closes it.
+#[derive(Clone)]
+pub struct Carrier {
+    inner: Arc<Inner>,
+    _close: Arc<DropGuard>,
+}
+
+impl std::fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Carrier").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}
+
+impl Carrier {
+    pub(super) fn start(
+        socket: Socket,
+        generation: u64,
+        limits: BufferLimits,
+        ledger: Arc<Ledger>,
+    ) -> Carrier {
+        let (out, commands) = mpsc::unbounded_channel();
+        let inner = Arc::new(Inner {
+            generation,
+            out,
+            next: AtomicU32::new(1),
+            exchanges: Mutex::default(),
+            echoes: Mutex::default(),
+            redirects: Mutex::default(),
+            closed: CancellationToken::new(),
+            limits,
+            ledger,
+        });
+        let (sink, stream) = socket.split();
+        tokio::spawn(serve(inner.clone(), sink, stream, commands));
+        let close = Arc::new(inner.closed.clone().drop_guard());
+        Carrier { inner, _close: close }
+    }
+
+    /// The number of this carrier, larger than that of every one before it.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation
+    }
+
+    /// Exchanges that are running in it.
+    pub fn running(&self) -> usize {
+        lock(&self.inner.exchanges).len()
+    }
+
+    /// Starts a request. The exchange's faults say whether it may have been sent.
+    pub fn fetch(&self, request: PageRequest) -> Exchange {
+        let inner = &self.inner;
+        let id = inner.next.fetch_add(1, Ordering::Relaxed);
+        let window = Window::new(CREDIT, inner.limits.exchange);
+        let pipe = Arc::new(Pipe::new(window, inner.ledger.clone(), Instant::now()));
+        lock(&inner.exchanges).insert(id, pipe.clone());
+        // Checked after the insert: whoever closes the carrier ends what it finds in the table after that.
+        if inner.closed.is_cancelled() || inner.out.send(Out::Request(id, request, pipe.clone())).is_err() {
+            lock(&inner.exchanges).remove(&id);
+            pipe.finish(Err(faults::lost(&pipe, "the carrier was closed")));
+        }
+        Exchange::new(id, pipe, inner.clone())
+    }
+
+    /// A round trip to the page's event loop and back. Pending for as long as the page does not answer.
+    pub async fn echo(&self) -> bool {
+        let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        let (answered, answer) = oneshot::channel();
+        lock(&self.inner.echoes).insert(id, answered);
+        let sent = self.inner.out.send(Out::Echo(id)).is_ok();
+        let ok = sent && answer.await.is_ok();
+        lock(&self.inner.echoes).remove(&id);
+        ok
+    }
+
+    /// The browser stopped a redirect of our fetch of `from` on its way to the origin `to`. It tells the page
+    /// only that it was stopped, and us, over the link, where it led: the two meet here.
+    pub fn redirect_stopped(&self, from: String, to: String) {
+        lock(&self.inner.redirects).led(from, to, Instant::now());
+    }
+
+    /// Closes the socket; the page stops its fetches, and exchanges still in it fail.
+    pub fn close(&self) {
+        self.inner.closed.cancel();
+    }
+
+    /// Whether the socket is gone.
+    pub fn is_closed(&self) -> bool {
+        self.inner.closed.is_cancelled()
+    }
+
+    /// Resolves when the socket is gone, for whatever reason.
+    pub async fn closed(&self) {
+        self.inner.closed.cancelled().await;
+    }
+}
+
+impl Valve for Inner {
+    fn grant(&self, id: u32, bytes: u32) {
+        let _ = self.out.send(Out::Credit(id, bytes));
+    }
+
+    fn cancel(&self, id: u32) {
+        if lock(&self.exchanges).remove(&id).is_some() {
+            let _ = self.out.send(Out::Cancel(id));
+        }
+    }
+}
+
+/// Serves a carrier until either direction fails or it is closed, then ends what is left in it.
+async fn serve(
+    inner: Arc<Inner>,
+    sink: SplitSink<Socket, Message>,
+    stream: SplitStream<Socket>,
+    commands: mpsc::UnboundedReceiver<Out>,
+) {
+    let cause = tokio::select! {
+        cause = outbox::write(sink, commands) => cause,
+        cause = read(&inner, stream) => cause,
+        () = sweep(&inner) => String::new(),
+        () = inner.closed.cancelled() => "closed by us".into(),
+    };
+    inner.closed.cancel();
+    lock(&inner.echoes).clear();
+    lock(&inner.redirects).give_up();
+    let left: Vec<_> = lock(&inner.exchanges).drain().collect();
+    tracing::debug!(generation = inner.generation, %cause, exchanges = left.len(), "carrier closed");
+    for (_, pipe) in left {
+        let fault = faults::lost(&pipe, &cause);
+        pipe.finish(Err(fault));
+    }
+}
+
+async fn read(inner: &Inner, mut stream: SplitStream<Socket>) -> String {
+    while let Some(message) = stream.next().await {
+        match message {
+            Ok(Message::Binary(bytes)) => {
+                if let Err(error) = deliver(inner, bytes, Instant::now()) {
+                    tracing::error!(%error, generation = inner.generation, "the carrier broke the protocol");
+                    return error;
+                }
+            }
+            Ok(Message::Close(_)) => return "the page closed the channel".into(),
+            Ok(_) => {}
+            Err(error) => return error.to_string(),
+        }
+    }
+    "the channel was cut".into()
+}
+
+/// Hands every frame of a message to its exchange. Never waits.
+fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
+    let size = message.len();
+    let mut read_at = now;
+    let mut exchanges = lock(&inner.exchanges);
+    for frame in frame::decode(message) {
+        match frame.map_err(|e| e.to_string())? {
+            FromPage::Data(id, bytes) => {
+                let Some(pipe) = exchanges.get(&id) else { continue };
+                match pipe.data(bytes, size, read_at) {
+                    Ok(Some(credit)) => inner.grant(id, credit),
+                    Ok(None) => {}
+                    Err(_) => return Err(format!("exchange {id} sent more than its credit")),
+                }
+            }
+            FromPage::Head(id, head) => {
+                if let Some(pipe) = exchanges.get(&id) {
+                    pipe.head(head);
+                }
+            }
+            FromPage::End(id) => {
+                if let Some(pipe) = exchanges.remove(&id) {
+                    pipe.finish(Ok(()));
+                }
+            }
+            FromPage::Fail(id, failure) => {
+                if let Some(pipe) = exchanges.remove(&id) {
+                    lock(&inner.redirects).fail(pipe, failure, now);
+                }
+            }
+            FromPage::Age(micros) => {
+                read_at = now.checked_sub(Duration::from_micros(micros.into())).unwrap_or(now);
+            }
+            FromPage::Echo(id) => {
+                if let Some(answered) = lock(&inner.echoes).remove(&id) {
+                    let _ = answered.send(());
+                }
+            }
+        }
+    }
+    if inner.ledger.total() > inner.limits.total {
+        end_slowest(inner, &mut exchanges, now);
+    }
+    Ok(())
+}
+
+/// All slow readers together hold more than they may: the one that took nothing for longest goes.
+fn end_slowest(inner: &Inner, exchanges: &mut HashMap<u32, Arc<Pipe>>, now: Instant) {
+    let slowest = exchanges
+        .iter()
+        .filter_map(|(id, pipe)| pipe.waiting(now).map(|waited| (waited, *id)))
+        .max()
+        .map(|(_, id)| id);
+    if let Some(pipe) = slowest.and_then(|id| exchanges.remove(&id).inspect(|_| inner.stop(id))) {
+        pipe.abandon(faults::slow("The proxy's memory for slow readers is used up"));
+    }
+}
+
+impl Inner {
+    fn stop(&self, id: u32) {
+        let _ = self.out.send(Out::Cancel(id));
+    }
+}
+
+/// Ends exchanges whose client takes nothing while its buffer is full.
+async fn sweep(inner: &Inner) {
+    let mut tick = tokio::time::interval(SWEEP);
+    loop {
+        tick.tick().await;
+        let now = Instant::now();
+        lock(&inner.redirects).settle(now);
+        lock(&inner.exchanges).retain(|id, pipe| {
+            let stuck = pipe.stalled(now).is_some_and(|stood| stood >= inner.limits.patience);
+            if stuck {
+                inner.stop(*id);
+                pipe.abandon(faults::slow("The answer was not read"));
+            }
+            !stuck
+        });
+    }
+}
+
+/// Locks one of our tables.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The tables are whole between any two statements, so a panic elsewhere leaves nothing half done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

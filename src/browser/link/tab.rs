@@ -1,0 +1,94 @@
+//! A tab, and how one becomes a carrier.
+
+use chromiumoxide::Command;
+use chromiumoxide::cdp::browser_protocol::{audits, fetch, log, network, page, target};
+use chromiumoxide::cdp::js_protocol::runtime;
+
+use super::{Link, LinkError};
+
+/// Path of the carriers' document. The site never sees a request for it: we answer it ourselves.
+const CARRIER_PATH: &str = "/.well-known/tabproxy-carrier";
+
+/// Moves the carrier into the document that its script runs in.
+const MOVE: &str = "location.replace(URL.createObjectURL(new Blob( \
+                    ['<!doctype html><title>tabproxy carrier</title>'], {type: 'text/html'})))";
+
+/// A tab, by the browser's own id for it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TabId(pub(super) String);
+
+/// A tab that we are attached to.
+#[derive(Clone)]
+pub struct Tab {
+    pub(super) id: TabId,
+    pub(super) session: String,
+    pub(super) link: Link,
+}
+
+impl Tab {
+    /// The browser's id of this tab.
+    pub fn id(&self) -> &TabId {
+        &self.id
+    }
+
+    /// Has its navigations reported as [`super::LinkEvent::Navigated`].
+    pub(super) async fn report_navigation(&self) -> Result<(), LinkError> {
+        self.call(page::EnableParams::default()).await.map(drop)
+    }
+
+    async fn call<C: Command>(&self, command: C) -> Result<C::Response, LinkError> {
+        self.link.call(Some(&self.session), command).await
+    }
+
+    /// Opens `url`; returns when the new document has begun, or says why it could not.
+    pub async fn navigate(&self, url: &str) -> Result<(), LinkError> {
+        let done = self.call(page::NavigateParams::new(url)).await?;
+        match done.error_text {
+            Some(error) if !error.is_empty() => Err(LinkError::Navigation(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// See [`Link::open_carrier`].
+    pub(super) async fn become_carrier(
+        &self,
+        origin: &str,
+        channel: &str,
+        script: &str,
+    ) -> Result<(), LinkError> {
+        let document = format!("{origin}{CARRIER_PATH}");
+        let pattern = fetch::RequestPattern {
+            url_pattern: Some(document.clone()),
+            resource_type: None,
+            request_stage: None,
+        };
+        self.call(network::EnableParams::default()).await?;
+        self.call(network::SetBypassServiceWorkerParams::new(true)).await?;
+        self.call(fetch::EnableParams { patterns: Some(vec![pattern]), handle_auth_requests: None }).await?;
+        // The document's policy needs the channel's address, which the pump does not know: it travels in
+        // the fragment, which never goes on any wire.
+        self.navigate(&format!("{document}#{channel}")).await?;
+        self.call(fetch::DisableParams {}).await?;
+        self.call(network::DisableParams {}).await?;
+        // Both for `RedirectStopped`: the log names where the redirect led, the issue whose it was.
+        self.call(log::EnableParams {}).await?;
+        self.call(audits::EnableParams {}).await?;
+        // From there into a document made of nothing, still of the same origin and under the same policy.
+        // Its address is outside the scope of any service worker, so none can take it over later (a site's
+        // `clients.claim()` does take over a page that was merely loaded past it).
+        self.call(page::EnableParams::default()).await?;
+        let script = format!("if (location.protocol === 'blob:') {script}");
+        self.call(page::AddScriptToEvaluateOnNewDocumentParams::new(script)).await?;
+        let moved = self.call(runtime::EvaluateParams::new(MOVE)).await?;
+        match moved.exception_details {
+            Some(details) => Err(LinkError::Script(details.text)),
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the tab. A failure means that it is gone already, or the whole browser.
+    pub async fn close(&self) {
+        let id = target::TargetId::new(self.id.0.clone());
+        let _ = self.link.call(None, target::CloseTargetParams::new(id)).await;
+    }
+}

@@ -1,0 +1,107 @@
+//! The profile directory: what a new one starts from, and who holds it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::process::Pid;
+
+/// Gives a new profile its first preferences (see `browser-profile/`); leaves an existing one alone.
+pub(super) fn seed(profile: &Path) -> io::Result<()> {
+    let preferences = profile.join("Default/Preferences");
+    if preferences.exists() {
+        return Ok(());
+    }
+    private_dir(&profile.join("Default"))?;
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(preferences)?;
+    file.write_all(include_bytes!("../../browser-profile/preferences.json"))
+}
+
+/// An empty directory for the browser's temporary files, the same one for each start on this profile.
+/// Short, because Chromium puts a Unix socket into it, whose path is limited to 107 bytes.
+pub(super) fn scratch(profile: &Path) -> io::Result<PathBuf> {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    profile.hash(&mut hasher);
+    let dir = std::env::temp_dir().join(format!("tabproxy-{:08x}", hasher.finish() as u32));
+    match fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    private_dir(&dir)?;
+    Ok(dir)
+}
+
+fn private_dir(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+}
+
+/// Why a profile cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ProfileError {
+    /// Another tabproxy has it.
+    #[error(
+        "profile {0} is in use by another tabproxy; stop it, or set TABPROXY_PROFILE to another directory"
+    )]
+    Ours(PathBuf),
+    /// A browser that somebody else started has it.
+    #[error(
+        "profile {0} is open in a running browser (pid {1}); close it, or set TABPROXY_PROFILE to another directory"
+    )]
+    Browser(PathBuf, i32),
+    /// It cannot be written.
+    #[error("cannot write to profile {0}: {1}; set TABPROXY_PROFILE to a directory of yours")]
+    Unwritable(PathBuf, io::Error),
+}
+
+/// Our hold on a profile, for as long as this lives.
+#[derive(Debug)]
+pub struct ProfileLock {
+    _file: File,
+}
+
+impl ProfileLock {
+    /// Takes the profile, or says who has it. Marks that a dead browser left behind are removed: Chromium
+    /// itself gives up on those that name another host, as after a container was replaced.
+    pub fn take(profile: &Path) -> Result<ProfileLock, ProfileError> {
+        let unwritable = |e| ProfileError::Unwritable(profile.to_owned(), e);
+        private_dir(profile).map_err(unwritable)?;
+        let path = profile.join("tabproxy.lock");
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(unwritable)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(ProfileError::Ours(profile.to_owned())),
+            Err(fs::TryLockError::Error(error)) => return Err(unwritable(error)),
+        }
+        if let Some(pid) = live_owner(profile) {
+            return Err(ProfileError::Browser(profile.to_owned(), pid));
+        }
+        for mark in ["SingletonLock", "SingletonSocket", "SingletonCookie"] {
+            match fs::remove_file(profile.join(mark)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unwritable(error)),
+                _ => {}
+            }
+        }
+        Ok(ProfileLock { _file: file })
+    }
+}
+
+/// The process that Chromium's own mark names, if it lives on this host. The mark is a symbolic link to
+/// `host-pid`.
+fn live_owner(profile: &Path) -> Option<i32> {
+    let mark = fs::read_link(profile.join("SingletonLock")).ok()?;
+    let (host, pid) = mark.to_str()?.rsplit_once('-')?;
+    let pid: i32 = pid.parse().ok()?;
+    let here = rustix::system::uname();
+    if here.nodename().to_str() != Ok(host) {
+        return None;
+    }
+    rustix::process::test_kill_process(Pid::from_raw(pid)?).is_ok().then_some(pid)
+}
