@@ -1,5 +1,7 @@
 //! A tab, and how one becomes a carrier.
 
+use std::time::Duration;
+
 use chromiumoxide::Command;
 use chromiumoxide::cdp::browser_protocol::{audits, fetch, log, network, page, target};
 use chromiumoxide::cdp::js_protocol::runtime;
@@ -49,6 +51,25 @@ impl Tab {
         }
     }
 
+    /// The value of `expression` in this tab's document, once its promise is kept.
+    pub async fn evaluate(
+        &self,
+        expression: &str,
+        patience: Duration,
+    ) -> Result<serde_json::Value, LinkError> {
+        let mut evaluate = runtime::EvaluateParams::new(expression);
+        evaluate.await_promise = Some(true);
+        evaluate.return_by_value = Some(true);
+        let done = self.link.call_within(patience, Some(&self.session), evaluate).await?;
+        match done.exception_details {
+            Some(details) => {
+                let thrown = details.exception.and_then(|it| it.description);
+                Err(LinkError::Script(thrown.unwrap_or(details.text)))
+            }
+            None => Ok(done.result.value.unwrap_or_default()),
+        }
+    }
+
     /// See [`Link::open_carrier`].
     pub(super) async fn become_carrier(
         &self,
@@ -79,11 +100,7 @@ impl Tab {
         self.call(page::EnableParams::default()).await?;
         let script = format!("if (location.protocol === 'blob:') {script}");
         self.call(page::AddScriptToEvaluateOnNewDocumentParams::new(script)).await?;
-        let moved = self.call(runtime::EvaluateParams::new(MOVE)).await?;
-        match moved.exception_details {
-            Some(details) => Err(LinkError::Script(details.text)),
-            None => Ok(()),
-        }
+        self.evaluate(MOVE, super::CALL).await.map(drop)
     }
 
     /// Closes the tab. A failure means that it is gone already, or the whole browser.
