@@ -42,8 +42,8 @@ pub enum LinkError {
     #[error("the connection to the browser is gone")]
     Gone,
     /// No answer in time.
-    #[error("the browser did not answer {0} within {CALL:?}")]
-    Timeout(MethodId),
+    #[error("the browser did not answer {0} within {1:?}")]
+    Timeout(MethodId, Duration),
     /// The browser refused.
     #[error("the browser refused {method}: {message}")]
     Refused {
@@ -133,7 +133,7 @@ impl Link {
         let connecting = Connection::<Event>::connect(address);
         let connection = tokio::time::timeout(CALL, connecting)
             .await
-            .map_err(|_| LinkError::Timeout("connect".into()))?
+            .map_err(|_| LinkError::Timeout("connect".into(), CALL))?
             .map_err(|_| LinkError::Gone)?;
         let (calls, receiver) = mpsc::unbounded_channel();
         let (events, event_receiver) = mpsc::unbounded_channel();
@@ -158,6 +158,15 @@ impl Link {
     }
 
     async fn call<C: Command>(&self, session: Option<&str>, command: C) -> Result<C::Response, LinkError> {
+        self.call_within(CALL, session, command).await
+    }
+
+    async fn call_within<C: Command>(
+        &self,
+        patience: Duration,
+        session: Option<&str>,
+        command: C,
+    ) -> Result<C::Response, LinkError> {
         let method = command.identifier();
         let unreadable = |e| LinkError::Unreadable(method.clone(), e);
         let params = serde_json::to_value(&command).map_err(unreadable)?;
@@ -170,9 +179,9 @@ impl Link {
                 answer: Some(sender),
             })
             .map_err(|_| LinkError::Gone)?;
-        let response = tokio::time::timeout(CALL, answer)
+        let response = tokio::time::timeout(patience, answer)
             .await
-            .map_err(|_| LinkError::Timeout(method.clone()))?
+            .map_err(|_| LinkError::Timeout(method.clone(), patience))?
             .map_err(|_| LinkError::Gone)?;
         match (response.result, response.error) {
             (Some(result), _) => C::response_from_value(result).map_err(unreadable),
@@ -283,6 +292,21 @@ impl Tab {
         match done.error_text {
             Some(error) if !error.is_empty() => Err(LinkError::Navigation(error)),
             _ => Ok(()),
+        }
+    }
+
+    /// The value of `expression` in this tab's document, once its promise is kept.
+    pub async fn evaluate(&self, expression: &str, patience: Duration) -> Result<serde_json::Value, LinkError> {
+        let mut evaluate = runtime::EvaluateParams::new(expression);
+        evaluate.await_promise = Some(true);
+        evaluate.return_by_value = Some(true);
+        let done = self.link.call_within(patience, Some(&self.session), evaluate).await?;
+        match done.exception_details {
+            Some(details) => {
+                let thrown = details.exception.and_then(|it| it.description);
+                Err(LinkError::Script(thrown.unwrap_or(details.text)))
+            }
+            None => Ok(done.result.value.unwrap_or_default()),
         }
     }
 
