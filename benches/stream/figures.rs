@@ -58,7 +58,8 @@ pub const FLOOD: Figure = figure("flood, 8 streams", "events/s", Goal::Shares(0.
 pub const BULK: Figure = figure("100 MiB body", "MB/s", Goal::Shares(0.0, 0.65));
 pub const FIRST_BYTE: Figure = figure("time to first byte, warm, p50", "ms", Goal::DirectPlus(5.0));
 pub const OUR_CPU: Figure = figure("proxy CPU per 100k events, 100 streams", "s", Goal::Most(0.8));
-pub const BROWSER_CPU: Figure = figure("Chromium CPU per 100k events, 100 streams", "s", Goal::PageTimes(1.2));
+pub const BROWSER_CPU: Figure =
+    figure("Chromium CPU per 100k events, 100 streams", "s", Goal::PageTimes(1.2));
 pub const IDLE_MEMORY: Figure = figure("proxy resident memory, idle", "MB", Goal::Most(15.0));
 pub const BUSY_MEMORY: Figure = figure("proxy resident memory, 100 streams", "MB", Goal::Most(30.0));
 pub const IDLE_PSS: Figure = figure("Chromium memory (PSS), idle", "MB", Goal::None);
@@ -70,8 +71,24 @@ pub const FIRST_START: Figure = figure("start to ready, first ever", "s", Goal::
 
 /// All of them, in the order of the table.
 pub const ALL: [Figure; 18] = [
-    ONE_P50, ONE_P99, HUNDRED_P50, HUNDRED_P99, BURST, FLOOD, BULK, FIRST_BYTE, OUR_CPU, BROWSER_CPU,
-    IDLE_MEMORY, BUSY_MEMORY, IDLE_PSS, BUSY_PSS, MANY, LOST, WARM_START, FIRST_START,
+    ONE_P50,
+    ONE_P99,
+    HUNDRED_P50,
+    HUNDRED_P99,
+    BURST,
+    FLOOD,
+    BULK,
+    FIRST_BYTE,
+    OUR_CPU,
+    BROWSER_CPU,
+    IDLE_MEMORY,
+    BUSY_MEMORY,
+    IDLE_PSS,
+    BUSY_PSS,
+    MANY,
+    LOST,
+    WARM_START,
+    FIRST_START,
 ];
 
 /// What was measured so far: a value for each run.

@@ -82,7 +82,8 @@ impl Reading {
         let mut from = 0;
         while let Some(length) = piece[from..].iter().position(|&byte| byte == b'\n') {
             let end = from + length;
-            let stamp = if end > TAIL { stamp(&piece[..end]) } else { stamp(&[&self.tail, &piece[..end]].concat()) };
+            let stamp =
+                if end > TAIL { stamp(&piece[..end]) } else { stamp(&[&self.tail, &piece[..end]].concat()) };
             if let Some(stamp) = stamp {
                 self.delays.push(now as f64 - stamp as f64);
             }

@@ -75,7 +75,8 @@ async fn bench(options: &Options) -> Result<(), Fail> {
     let proxy = start_proxy(&home, if wanted(Scenario::Start) { runs } else { 0 }, &mut samples).await?;
     let page = Page::start(practice).await?;
     let browser = page.version().to_owned();
-    let mut sides = Sides { direct: direct::client(practice)?, page, proxy, tenth: options.quick, lost: [0; 3] };
+    let mut sides =
+        Sides { direct: direct::client(practice)?, page, proxy, tenth: options.quick, lost: [0; 3] };
     sides.warm_up(&mut samples).await?;
     for run in 1..=runs {
         for scenario in Scenario::ALL.into_iter().filter(|scenario| wanted(*scenario)) {

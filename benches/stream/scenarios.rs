@@ -221,7 +221,11 @@ impl Sides {
             Side::Proxy => self.proxy.client().streams(load).await,
         }?;
         if let Some(failure) = outcome.failures.first() {
-            eprintln!("{side:?}: {} of {} streams were incomplete: {failure}", outcome.failures.len(), load.streams);
+            eprintln!(
+                "{side:?}: {} of {} streams were incomplete: {failure}",
+                outcome.failures.len(),
+                load.streams
+            );
         }
         self.lost[side as usize] += load.streams - outcome.complete;
         Ok(outcome)

@@ -296,7 +296,11 @@ impl Tab {
     }
 
     /// The value of `expression` in this tab's document, once its promise is kept.
-    pub async fn evaluate(&self, expression: &str, patience: Duration) -> Result<serde_json::Value, LinkError> {
+    pub async fn evaluate(
+        &self,
+        expression: &str,
+        patience: Duration,
+    ) -> Result<serde_json::Value, LinkError> {
         let mut evaluate = runtime::EvaluateParams::new(expression);
         evaluate.await_promise = Some(true);
         evaluate.return_by_value = Some(true);
