@@ -33,7 +33,7 @@ pub(super) fn status(head: &str) -> Option<u16> {
 }
 
 /// Whether a header line is for one hop only.
-fn is_hop(line: &str) -> bool {
+pub(super) fn is_hop(line: &str) -> bool {
     let name = line.split(':').next().unwrap_or_default().trim();
     ["connection", "keep-alive", "proxy-connection", "proxy-authorization", "proxy-authenticate"]
         .iter()
