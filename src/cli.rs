@@ -80,12 +80,10 @@ pub struct DemoArgs {
 }
 
 /// The environment that the demo reads. Not the site and not the proxies: its site is the practice site.
-const DEMO_ENV: [&str; 10] = [
+const DEMO_ENV: [&str; 8] = [
     "TABPROXY_CHROMIUM",
     "TABPROXY_CHROMIUM_ARGS",
     "TABPROXY_SANDBOX",
-    "TABPROXY_LOG",
-    "TABPROXY_LOG_FILE",
     "DISPLAY",
     "WAYLAND_DISPLAY",
     "XDG_DATA_HOME",

@@ -188,11 +188,9 @@ fn request_body() -> String {
 }
 
 fn curl(addr: SocketAddr) -> String {
+    let body = r#"{"messages":[{"id":"1","author":{"role":"user"},"content":{"content_type":"text","parts":["Hello! count=20 interval=100"]}}]}"#;
     format!(
-        "  curl -N http://{addr}/backend-api/conversation -H 'content-type: application/json' \\\n    \
-         -d '{{\"action\":\"next\",\"model\":\"auto\",\"parent_message_id\":\"p\",\"messages\":[{{\"id\":\"m\",\
-         \"author\":{{\"role\":\"user\"}},\\\n         \"content\":{{\"content_type\":\"text\",\"parts\":[\"Hello! \
-         count=20 interval=100\"]}}}}]}}'"
+        "  curl -N http://{addr}/backend-api/conversation -H 'content-type: application/json' -d '{body}'"
     )
 }
 

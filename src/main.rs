@@ -6,7 +6,7 @@ use clap::Parser;
 use tabproxy::Server;
 use tabproxy::cli::{Cli, Task};
 use tabproxy::config::Config;
-use tabproxy::practice::Practice;
+use tabproxy::practice::{Practice, PracticeArgs};
 use tabproxy::telemetry::log;
 use tokio_util::sync::CancellationToken;
 
@@ -37,16 +37,25 @@ async fn run(cli: Cli) -> ExitCode {
                 Err(error) => fail(&[error]),
             }
         }
-        Task::Practice(args) => match Practice::start(args).await {
-            Ok(site) => {
-                println!("practice site: {}", site.front_url());
-                println!("TABPROXY_ORIGIN={}", site.front_url());
-                println!("TABPROXY_RESOLVE={}", site.resolve());
-                site.serve_until(on_signal().cancelled_owned()).await;
-                ExitCode::SUCCESS
-            }
-            Err(error) => fail(&[format!("cannot start the practice site: {error}")]),
-        },
+        Task::Practice(args) => practice(args).await,
+    }
+}
+
+/// The practice site alone, with the lines that point a proxy at it.
+async fn practice(mut args: PracticeArgs) -> ExitCode {
+    let own = std::env::temp_dir().join(format!("tabproxy-practice-{}.pem", std::process::id()));
+    let cert = args.cert_out.get_or_insert(own).clone();
+    match Practice::start(args).await {
+        Ok(site) => {
+            println!("The practice site runs at {}. In another terminal:\n", site.front_url());
+            println!("  export TABPROXY_ORIGIN={}", site.front_url());
+            println!("  export TABPROXY_RESOLVE={}", site.resolve());
+            println!("  export TABPROXY_TRUST_CERT={}", cert.display());
+            println!("  tabproxy serve");
+            site.serve_until(on_signal().cancelled_owned()).await;
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&[format!("cannot start the practice site: {error}")]),
     }
 }
 

@@ -25,6 +25,8 @@ pub const CREDIT: usize = 256 * 1024;
 const CHUNK: usize = 64 * 1024;
 /// The page's gathering buffer, and so the largest message from it.
 const PAGE_BUFFER: usize = 128 * 1024;
+/// The most that is read from a carrier's socket at once.
+const READ_BUFFER: usize = 32 * 1024;
 /// How long a connection may take to say who it is.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -164,7 +166,8 @@ async fn welcome(stream: TcpStream, shared: Arc<Shared>) {
         }
     };
     let config = WebSocketConfig::default()
-        .read_buffer_size(PAGE_BUFFER)
+        // Filled with zeros before each read, so no larger than pays.
+        .read_buffer_size(READ_BUFFER)
         .max_message_size(Some(2 * PAGE_BUFFER))
         .max_frame_size(Some(2 * PAGE_BUFFER));
     let socket = tokio_tungstenite::accept_hdr_async_with_config(stream, check, Some(config)).await;

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{ChildStderr, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -34,7 +35,9 @@ pub struct Child {
 impl Child {
     /// Spawns from a thread that lives as long as the child: the kernel takes the end of the spawning
     /// *thread* for the end of the parent.
-    pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
+    ///
+    /// `scratch` is removed when the child has ended.
+    pub(super) async fn spawn(mut command: Command, scratch: PathBuf) -> io::Result<Child> {
         die_with_parent(&mut command);
         let (spawned, child) = oneshot::channel();
         let (exited, exit) = watch::channel(None);
@@ -43,6 +46,8 @@ impl Child {
                 let stderr = child.stderr.take();
                 let _ = spawned.send(Ok((child.id(), stderr)));
                 let status = child.wait();
+                // What is left there is of no use to anyone; the next start would remove it too.
+                let _ = std::fs::remove_dir_all(scratch);
                 exited.send_replace(Some(describe(status)));
             }
             Err(error) => drop(spawned.send(Err(error))),

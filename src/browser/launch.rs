@@ -59,7 +59,9 @@ pub enum LaunchError {
     #[error("the browser said nothing in time: {0}")]
     Silent(String),
     /// The kernel does not let Chromium build its sandbox.
-    #[error("Chromium cannot use its sandbox here: {0}")]
+    #[error(
+        "Chromium cannot use its sandbox here: run as another user than root, or set TABPROXY_SANDBOX=auto ({0})"
+    )]
     NoSandbox(String),
     /// Preparing for it failed.
     #[error("cannot prepare the browser's files: {0}")]
@@ -152,7 +154,7 @@ impl LaunchSpec {
         }
         match self.launch_with(sandbox).await {
             Err(LaunchError::NoSandbox(why)) if self.sandbox == Sandbox::Auto => {
-                tracing::warn!(%why, "the kernel does not allow Chromium's sandbox: it is off");
+                tracing::warn!(%why, "the kernel does not allow Chromium's sandbox: it is off (allow user namespaces to have it)");
                 self.launch_with(false).await
             }
             other => other,
@@ -170,7 +172,8 @@ impl LaunchSpec {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let child = Child::spawn(command).await.map_err(|e| LaunchError::Spawn(self.binary.clone(), e))?;
+        let child =
+            Child::spawn(command, tmp).await.map_err(|e| LaunchError::Spawn(self.binary.clone(), e))?;
         child.listening(sandbox).await
     }
 }

@@ -477,7 +477,9 @@ fn plain(error: &super::link::LinkError, url: &url::Url) -> String {
         }
         "net::ERR_CONNECTION_REFUSED" => "nothing listens there",
         "net::ERR_PROXY_CONNECTION_FAILED" => "the proxy is out of reach: check HTTPS_PROXY",
-        "net::ERR_TUNNEL_CONNECTION_FAILED" => "the proxy refused: check HTTPS_PROXY and its password",
+        "net::ERR_TUNNEL_CONNECTION_FAILED" => {
+            "the proxy refused, or is out of reach: check HTTPS_PROXY and its password"
+        }
         "net::ERR_INTERNET_DISCONNECTED" | "net::ERR_ADDRESS_UNREACHABLE" => "there is no network",
         "net::ERR_CERT_AUTHORITY_INVALID" => "its certificate is not trusted: TABPROXY_TRUST_CERT pins one",
         _ => "the site's page cannot be opened",

@@ -92,7 +92,11 @@ fn split_unit(value: &str) -> (&str, &str) {
 pub fn headless(value: &str, env: &impl Fn(&str) -> Option<String>) -> Result<bool, Mistake> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" => Ok(false),
+        "false" | "0" | "no" | "off" if has_display(env) => Ok(false),
+        "false" | "0" | "no" | "off" => Err(Mistake::new(
+            format!("is `{value}`, but there is no display: neither DISPLAY nor WAYLAND_DISPLAY is set"),
+            "start it with xvfb-run, or write auto",
+        )),
         "auto" => Ok(!has_display(env)),
         _ => Err(Mistake::new(format!("is `{value}`"), "write true, false or auto")),
     }
@@ -245,7 +249,7 @@ pub(super) fn paths(value: &str) -> Result<Vec<String>, Mistake> {
 }
 
 /// Headers that belong to the browser or to one connection, or would carry the stored sign-in.
-const NEVER: [&str; 18] = [
+const NEVER: [&str; 20] = [
     "cookie",
     "cookie2",
     "set-cookie",
@@ -264,7 +268,12 @@ const NEVER: [&str; 18] = [
     "content-encoding",
     "alt-svc",
     "strict-transport-security",
+    "expect",
+    "forwarded",
 ];
+
+const NEVER_PREFIXES: [&str; 5] =
+    ["sec-", "proxy-", "x-forwarded-", "access-control-", "content-security-policy"];
 
 pub(super) fn headers(value: &str) -> Result<Vec<String>, Mistake> {
     let remedy = "list header names separated by commas, as x-request-id";
@@ -273,7 +282,7 @@ pub(super) fn headers(value: &str) -> Result<Vec<String>, Mistake> {
             Mistake::new(format!("has the entry `{entry}`, which is not a header name"), remedy)
         })?;
         let name = name.as_str();
-        if NEVER.contains(&name) || name.starts_with("sec-") || name.starts_with("proxy-") {
+        if NEVER.contains(&name) || NEVER_PREFIXES.iter().any(|it| name.starts_with(it)) {
             let what = format!("has the entry `{name}`, which never passes: it is the browser's own");
             return Err(Mistake::new(what, "leave it out"));
         }

@@ -33,7 +33,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let is_ready = status.is_ready() && busy.is_none();
     let mut answer = json!({
         "ready": is_ready,
-        "phase": phase_name(&status.phase),
+        "phase": status.phase.name(),
         "since_seconds": status.since.elapsed().as_secs(),
         "running": app.admission.running(),
         "queued": app.admission.queued(),
@@ -69,7 +69,7 @@ pub(super) async fn wrong_method(request: Request) -> Response {
 
 fn sample(status: &Status, app: &App) -> Sample {
     Sample {
-        phase: phase_name(&status.phase),
+        phase: status.phase.name(),
         browser_starts: status.browsers,
         pages: status.pages,
         inflight: app.admission.running(),
@@ -77,20 +77,6 @@ fn sample(status: &Status, app: &App) -> Sample {
         buffered: status.buffered,
         browser: status.version.clone(),
         browser_group: status.pid,
-    }
-}
-
-/// The phase's name, one of [`PHASES`](crate::telemetry::metrics::PHASES).
-fn phase_name(phase: &Phase) -> &'static str {
-    match phase {
-        Phase::Starting => "starting",
-        Phase::Warming { .. } => "warming",
-        Phase::Ready => "ready",
-        Phase::Suspect => "suspect",
-        Phase::NeedsOperator(_) => "needs_operator",
-        Phase::Backoff { .. } => "backoff",
-        Phase::Draining => "draining",
-        Phase::Stopped => "stopped",
     }
 }
 
@@ -121,7 +107,7 @@ mod tests {
             (Phase::Backoff { until: now, next: Repair::Browser }, 1),
             (Phase::Draining, 5),
         ] {
-            assert!(PHASES.contains(&phase_name(&phase)), "{phase:?}");
+            assert!(PHASES.contains(&phase.name()), "{phase:?}");
             assert_eq!(next_look(&phase, now), Duration::from_secs(seconds), "{phase:?}");
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Mutex;
 
+use tokio::io::AsyncReadExt;
+
 use super::*;
 
 /// Heads that the fake proxy was sent.

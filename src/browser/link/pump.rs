@@ -142,6 +142,12 @@ impl Pump {
                     _ => None,
                 }
             }
+            // A sign-in may end without another document.
+            page::EventNavigatedWithinDocument::IDENTIFIER => {
+                let tab = self.tab_of(&event);
+                let moved = read::<page::EventNavigatedWithinDocument>(event.params);
+                tab.zip(moved).map(|(tab, it)| LinkEvent::Navigated(tab, it.url))
+            }
             target::EventTargetCrashed::IDENTIFIER => read::<target::EventTargetCrashed>(event.params)
                 .map(|it| LinkEvent::TabCrashed(TabId(it.target_id.into()))),
             target::EventTargetDestroyed::IDENTIFIER => read::<target::EventTargetDestroyed>(event.params)
