@@ -2,7 +2,7 @@
 //!
 //! Two loops serve it, whatever the number of exchanges: a reader that takes every frame at once into the
 //! exchange's [`Pipe`] (so that one slow client never holds up another), and the writer of
-//! [`super::outbox`].
+//! `outbox`.
 //!
 //! A carrier is one generation: its exchanges live in its own table, so a frame can never reach an
 //! exchange of another one, and when its socket goes, all of them end.
