@@ -91,6 +91,11 @@ async fn headers_pass_by_an_allow_list_in_both_directions() {
     for never in ["stolen", "curl", "evil", "forged", "10.0.0.1", "chatgpt-plugin"] {
         assert!(!told.contains(never), "{never} in {told}");
     }
+    // What the site sees is a page of its own that asks.
+    let sent = rig.client.post(rig.url("/backend-api/practice/echo")).header("origin", rig.url(""));
+    let echo: Value = sent.body("{}").send().await.unwrap().json().await.unwrap();
+    assert_eq!(echo["headers"]["origin"][0], rig.site.home_url().trim_end_matches('/'));
+    assert_eq!(echo["headers"]["referer"][0], rig.site.home_url());
     // An empty token is none.
     let sent = rig.client.get(rig.url("/backend-api/practice/echo")).header("authorization", "");
     let echo: Value = sent.send().await.unwrap().json().await.unwrap();
