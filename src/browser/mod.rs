@@ -9,6 +9,7 @@
 pub mod carrier;
 pub mod channel;
 pub mod child;
+mod errands;
 mod faults;
 pub mod frame;
 pub mod gateway;

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::mem::discriminant;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -17,26 +17,11 @@ use tokio::task::JoinHandle;
 use super::carrier::Carrier;
 use super::channel::Channel;
 use super::child::Child;
-use super::launch::LaunchSpec;
+use super::errands::{self, Running};
 use super::link::{Link, LinkEvent, Tab};
 use super::state::{Action, Event, Phase, State};
 use super::{BrowserSpec, Command, Status};
-use crate::exchange::PageRequest;
 use crate::site::challenge::{self, Verdict};
-
-/// How long the site may take to answer a fetch of its own page.
-const PROBE: Duration = Duration::from_secs(10);
-/// How much of the site's page is looked at for the marks of a check.
-const PROBE_BODY: usize = 16 * 1024;
-
-/// A browser that is up, and our hold on it.
-struct Running {
-    child: Child,
-    link: Link,
-    events: mpsc::UnboundedReceiver<LinkEvent>,
-    site: Tab,
-    version: String,
-}
 
 /// What a task has to say.
 enum Report {
@@ -224,7 +209,9 @@ impl Supervisor {
             Action::Probe(generation) => {
                 if let Some((carrier, _)) = self.carriers.get(&generation) {
                     let (carrier, path) = (carrier.clone(), self.landing.clone());
-                    self.spawn(async move { Report::Probed(generation, probe(&carrier, path).await) });
+                    self.spawn(
+                        async move { Report::Probed(generation, errands::probe(&carrier, path).await) },
+                    );
                 }
             }
             Action::BeatCarrier(generation) => {
@@ -261,7 +248,7 @@ impl Supervisor {
             if let Some(dying) = dying {
                 let _ = dying.await; // the profile is free only then
             }
-            Report::Launched(Box::new(launch(spec).await))
+            Report::Launched(Box::new(errands::launch(spec).await))
         });
     }
 
@@ -290,7 +277,7 @@ impl Supervisor {
             };
             Report::SiteOpened(match open.await {
                 Ok((Ok(()), tab)) => Ok(tab),
-                Ok((Err(error), _)) | Err(error) => Err(plain(&error, &url)),
+                Ok((Err(error), _)) | Err(error) => Err(errands::plain(&error, &url)),
             })
         });
     }
@@ -300,23 +287,7 @@ impl Supervisor {
         self.pages += 1;
         let (channel, patience) = (self.channel.clone(), self.spec.timing.open);
         self.spawn(async move {
-            let open = async {
-                let invitation = channel.expect(&origin, generation).map_err(|e| e.to_string())?;
-                link.allow_loopback(&origin).await.map_err(|e| e.to_string())?;
-                let tab = link
-                    .open_carrier(&origin, &invitation.url(), &invitation.script())
-                    .await
-                    .map_err(|e| e.to_string())?;
-                match invitation.accepted().await {
-                    Some(carrier) => Ok((carrier, tab)),
-                    None => {
-                        tab.close().await;
-                        Err("its connection was refused".to_owned())
-                    }
-                }
-            };
-            let opened = tokio::time::timeout(patience, open).await;
-            let opened = opened.unwrap_or_else(|_| Err("it did not connect in time".into()));
+            let opened = errands::open_carrier(&link, &channel, &origin, generation, patience).await;
             Report::CarrierOpened(generation, opened)
         });
     }
@@ -425,64 +396,4 @@ impl Supervisor {
         tracing::debug!(%origin, ?landing, "the site's tab landed");
         self.apply(Event::SiteLanded(origin, landing));
     }
-}
-
-/// Starts a browser and connects to it.
-async fn launch(spec: LaunchSpec) -> Result<Running, String> {
-    let child = spec.launch().await.map_err(|e| e.to_string())?;
-    let connect = async {
-        let (link, events) = Link::connect(child.address()).await?;
-        let version = link.version().await?;
-        let site = link.first_tab().await?;
-        Ok::<_, super::link::LinkError>((link, events, site, version))
-    };
-    let (link, events, site, version) = connect.await.map_err(|e| e.to_string())?;
-    Ok(Running { child, link, events, site, version })
-}
-
-/// Fetches the site's own page through the carrier and judges the answer.
-async fn probe(carrier: &Carrier, path: String) -> Verdict {
-    let request = PageRequest {
-        method: "GET".into(),
-        path,
-        headers: vec![("accept".into(), "text/html,*/*;q=0.8".into())],
-        body: Vec::new(),
-    };
-    let look = async {
-        let mut exchange = carrier.fetch(request);
-        let head = exchange.head().await?;
-        let mut body = Vec::new();
-        while body.len() < PROBE_BODY {
-            match exchange.chunk().await {
-                Some(chunk) => body.extend_from_slice(&chunk?.bytes),
-                None => break,
-            }
-        }
-        Ok::<_, crate::error::Fault>(challenge::judge(&head, &body))
-    };
-    match tokio::time::timeout(PROBE, look).await {
-        Ok(Ok(verdict)) => verdict,
-        Ok(Err(fault)) => Verdict::Unwell(fault.cause().unwrap_or(fault.public()).to_owned()),
-        Err(_) => Verdict::Unwell(format!("the site did not answer within {PROBE:?}")),
-    }
-}
-
-/// The browser's code for a page that it cannot open, with what it means and what helps.
-fn plain(error: &super::link::LinkError, url: &url::Url) -> String {
-    let code = error.to_string();
-    let host = url.host_str().unwrap_or_default();
-    let hint = match code.as_str() {
-        "net::ERR_NAME_NOT_RESOLVED" => {
-            "the name is unknown: check DNS, or set HTTPS_PROXY or TABPROXY_RESOLVE"
-        }
-        "net::ERR_CONNECTION_REFUSED" => "nothing listens there",
-        "net::ERR_PROXY_CONNECTION_FAILED" => "the proxy is out of reach: check HTTPS_PROXY",
-        "net::ERR_TUNNEL_CONNECTION_FAILED" => {
-            "the proxy refused, or is out of reach: check HTTPS_PROXY and its password"
-        }
-        "net::ERR_INTERNET_DISCONNECTED" | "net::ERR_ADDRESS_UNREACHABLE" => "there is no network",
-        "net::ERR_CERT_AUTHORITY_INVALID" => "its certificate is not trusted: TABPROXY_TRUST_CERT pins one",
-        _ => "the site's page cannot be opened",
-    };
-    format!("{host}: {hint} ({code})")
 }
