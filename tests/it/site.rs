@@ -53,7 +53,7 @@ async fn a_sign_in_wall_is_a_state_of_its_own_and_no_retry_loop() {
     let wall = Phase::NeedsOperator(Wall::SignIn);
     status.wait_for(|it| it.phase == wall).await.unwrap();
 
-    let before = rig.counters().requests_total;
+    let opened = status.borrow().pages;
     let refused = rig.ask("m1", "hello").await;
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
@@ -62,7 +62,9 @@ async fn a_sign_in_wall_is_a_state_of_its_own_and_no_retry_loop() {
     assert_eq!(ready.status(), 503);
     let said = ready.text().await.unwrap();
     assert!(said.contains("needs_operator") && said.contains("sign-in"), "{said}");
-    assert_eq!(rig.counters().requests_total, before, "the site is left alone meanwhile");
+    assert_eq!(rig.counters().posts_arrived, 0, "nothing was sent");
+    let now = rig.server.browser().status();
+    assert_eq!((now.browsers, now.pages), (1, opened), "and nothing was opened again");
 
     // The person is done, and asks for the page again.
     rig.site.set_sign_in(false);
