@@ -82,7 +82,7 @@ async fn every_refusal() {
     // The page loads things of its own meanwhile, so it is our count that says that nothing went into it.
     let metrics = rig.get("/metrics").await.text().await.unwrap();
     let ended = metrics.lines().filter_map(|it| it.strip_prefix("tabproxy_exchanges_total{outcome=\""));
-    let ended: Vec<_> =
+    let mut ended: Vec<_> =
         ended.filter(|it| !it.ends_with(" 0")).filter_map(|it| it.split('"').next()).collect();
     ended.sort_unstable();
     assert_eq!(ended, ["bad_request", "method_not_allowed", "path_not_allowed"], "all were refused");
