@@ -48,12 +48,7 @@ pub async fn run(
     let mut config =
         made.map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
     config.pins = crate::config::pins_of(practice.cert_pem().as_bytes())?;
-    config.resolve = practice
-        .resolve()
-        .split(',')
-        .filter_map(|it| it.split_once('='))
-        .map(|(host, at)| (host.to_owned(), at.to_owned()))
-        .collect();
+    config.resolve = crate::config::resolve(&practice.resolve()).map_err(|mistake| mistake.what)?;
     let stop = shutdown.child_token();
     let server = Server::start(config, stop.clone()).await?;
     let addr = server.addr();

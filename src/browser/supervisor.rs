@@ -191,10 +191,7 @@ impl Supervisor {
 
     /// Runs `work` beside us; its report comes in as one about the present browser.
     fn spawn(&self, work: impl Future<Output = Report> + Send + 'static) {
-        let (reports, incarnation) = (self.reports.clone(), self.incarnation);
-        tokio::spawn(async move {
-            let _ = reports.send((incarnation, work.await));
-        });
+        self.beat(async { Some(work.await) });
     }
 
     fn perform(&mut self, action: Action) {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use url::Url;
 
 pub use cert::pins_of;
-pub use parse::{Mistake, duration, headless, size};
+pub use parse::{Mistake, duration, headless, resolve, size};
 pub use proxy::{ProxyConfig, ProxyScheme, ProxyServer};
 pub use settings::Settings;
 

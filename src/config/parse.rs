@@ -185,7 +185,8 @@ pub(super) fn chromium_args(value: &str) -> Result<Vec<String>, Mistake> {
     Ok(words)
 }
 
-pub(super) fn resolve(value: &str) -> Result<Vec<(String, String)>, Mistake> {
+/// Where hosts are to be found: `host=address` or `host=address:port`, separated by commas.
+pub fn resolve(value: &str) -> Result<Vec<(String, String)>, Mistake> {
     list(value).map(rule).collect()
 }
 

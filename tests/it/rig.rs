@@ -94,12 +94,7 @@ pub fn config_for(site: &Practice, profile: &TempDir) -> Config {
     config.profile = profile.path().join("profile");
     config.headless = true;
     config.pins = config::pins_of(site.cert_pem().as_bytes()).unwrap();
-    config.resolve = site
-        .resolve()
-        .split(',')
-        .filter_map(|it| it.split_once('='))
-        .map(|(host, at)| (host.to_owned(), at.to_owned()))
-        .collect();
+    config.resolve = config::resolve(&site.resolve()).unwrap();
     config
 }
 

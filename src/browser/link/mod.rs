@@ -149,7 +149,7 @@ impl Link {
     /// the user says so (Local Network Access). Nothing else is granted or denied by this.
     pub async fn allow_loopback(&self, origin: &str) -> Result<(), LinkError> {
         let mut permission = browser::SetPermissionParams::new(
-            descriptor("loopback-network"),
+            browser::PermissionDescriptor::new("loopback-network"),
             browser::PermissionSetting::Granted,
         );
         permission.origin = Some(origin.to_owned());
@@ -212,8 +212,4 @@ impl Link {
     pub async fn close_browser(&self) -> Result<(), LinkError> {
         self.call(None, browser::CloseParams {}).await.map(drop)
     }
-}
-
-fn descriptor(name: &str) -> browser::PermissionDescriptor {
-    browser::PermissionDescriptor::new(name)
 }

@@ -90,10 +90,6 @@ impl Phase {
             Phase::Stopped => "stopped",
         }
     }
-
-    /// Every name that [`Phase::name`] gives.
-    pub const NAMES: [&'static str; 8] =
-        ["starting", "warming", "ready", "suspect", "needs_operator", "backoff", "draining", "stopped"];
 }
 
 /// What is done after a pause.
