@@ -53,6 +53,8 @@ fn status(kind: FaultKind) -> StatusCode {
         FaultKind::QueueTimeout
         | FaultKind::NotReady
         | FaultKind::NeedsOperator
+        | FaultKind::Challenged
+        | FaultKind::SignInRequired
         | FaultKind::Draining
         | FaultKind::SlowReader => StatusCode::SERVICE_UNAVAILABLE,
         FaultKind::PageLost | FaultKind::FetchFailed | FaultKind::RedirectedAway => StatusCode::BAD_GATEWAY,
@@ -105,6 +107,8 @@ fn log(fault: &Fault, asked: &Asked, status: u16) {
         FaultKind::Internal => tracing::error!(%method, path, status, code, cause, "{fault}"),
         FaultKind::NotReady
         | FaultKind::NeedsOperator
+        | FaultKind::Challenged
+        | FaultKind::SignInRequired
         | FaultKind::PageLost
         | FaultKind::FetchFailed
         | FaultKind::RedirectedAway
