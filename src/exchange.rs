@@ -76,6 +76,12 @@ impl Exchange {
         head
     }
 
+    /// Takes the request back if it has not left for the site: then it never will, and another exchange may
+    /// carry it. Of no use to one whose head is there.
+    pub fn withdraw(&self) -> bool {
+        self.pipe.withdraw()
+    }
+
     /// The beginning of the body: at least `want` bytes of it if there are so many, and what has come by
     /// `until` if there are not. Nothing is lost by it: chunks come afterwards as if nobody had looked.
     pub async fn peek(&mut self, want: usize, until: Instant) -> Vec<u8> {

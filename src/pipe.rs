@@ -5,7 +5,7 @@
 //! clients leave together by the [`Ledger`]. Locks are held for a few instructions, never across an await.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -75,8 +75,13 @@ struct State {
 pub struct Pipe {
     state: Mutex<State>,
     ledger: Arc<Ledger>,
-    left: AtomicBool,
+    whereabouts: AtomicU8,
 }
+
+/// Where a request is: with us, perhaps at the site, or taken back. The last two exclude each other.
+const HERE: u8 = 0;
+const LEFT: u8 = 1;
+const WITHDRAWN: u8 = 2;
 
 impl Pipe {
     /// An empty pipe.
@@ -91,7 +96,7 @@ impl Pipe {
             end: None,
             reader: None,
         };
-        Pipe { state: Mutex::new(state), ledger, left: AtomicBool::new(false) }
+        Pipe { state: Mutex::new(state), ledger, whereabouts: AtomicU8::new(HERE) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -99,14 +104,22 @@ impl Pipe {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on the request may have reached the site.
-    pub fn mark_left(&self) {
-        self.left.store(true, Ordering::Release);
+    /// The request is let go: from now on it may have reached the site. `false` if it was withdrawn, and must
+    /// not be.
+    pub fn leave(&self) -> bool {
+        let was = self.whereabouts.compare_exchange(HERE, LEFT, Ordering::AcqRel, Ordering::Acquire);
+        was != Err(WITHDRAWN)
+    }
+
+    /// Takes the request back, if it has not been let go; from now on it never will be.
+    pub fn withdraw(&self) -> bool {
+        let was = self.whereabouts.compare_exchange(HERE, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire);
+        was != Err(LEFT)
     }
 
     /// Whether the request may have reached the site.
     pub fn sent(&self) -> Sent {
-        if self.left.load(Ordering::Acquire) { Sent::Maybe } else { Sent::No }
+        if self.whereabouts.load(Ordering::Acquire) == LEFT { Sent::Maybe } else { Sent::No }
     }
 
     /// The answer's head arrived.
@@ -322,6 +335,17 @@ mod tests {
         assert!(matches!(take(&pipe), Poll::Ready(Some(Err(_)))));
         drop(pipe);
         assert_eq!(ledger.total(), 0);
+    }
+
+    #[test]
+    fn a_request_leaves_or_is_withdrawn_but_never_both() {
+        let (gone, _) = pipe(100, 200);
+        assert_eq!(gone.sent(), Sent::No);
+        assert!(gone.leave() && gone.leave() && !gone.withdraw());
+        assert_eq!(gone.sent(), Sent::Maybe);
+        let (kept, _) = pipe(100, 200);
+        assert!(kept.withdraw() && kept.withdraw() && !kept.leave());
+        assert_eq!(kept.sent(), Sent::No);
     }
 
     #[test]

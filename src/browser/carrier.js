@@ -13,8 +13,8 @@
   // buffer: size of the buffer that messages are gathered in.
   const { url, credit, chunk, buffer } = config;
   const HEADER = 9;
-  const [HEAD, DATA, END, FAIL, AGE, ECHO] = [...'HDEXTP'].map((c) => c.charCodeAt(0));
-  const [REQUEST, BODY, CREDIT, CANCEL] = [...'RBAC'].map((c) => c.charCodeAt(0));
+  const [HEAD, DATA, END, FAIL, AGE, ECHO, GOT] = [...'HDEXTPG'].map((c) => c.charCodeAt(0));
+  const [REQUEST, BODY, START_FETCH, CREDIT, CANCEL] = [...'RBSAC'].map((c) => c.charCodeAt(0));
   const utf8 = new TextEncoder();
   const text = new TextDecoder();
   const exchanges = new Map();
@@ -140,8 +140,21 @@
   }
 
   // ---- in -----------------------------------------------------------------------------------------------
+  // A request that is here whole but was not told to start: asked for at the end of the message.
+  const whole = [];
+
   function start(id, exchange) {
-    if (exchange.have === exchange.length) run(id, exchange);
+    if (exchange.have < exchange.length) return;
+    if (exchange.started) run(id, exchange);
+    else whole.push(id);
+  }
+
+  function ask() {
+    for (const id of whole) {
+      const exchange = exchanges.get(id);
+      if (exchange !== undefined && !exchange.started) put(id, GOT, NOTHING);
+    }
+    whole.length = 0;
   }
 
   function receive(id, kind, payload) {
@@ -149,7 +162,7 @@
       const { method, path, headers, body } = JSON.parse(text.decode(payload));
       const exchange = {
         method, path, headers, length: body, have: 0, body: body > 0 ? new Uint8Array(body) : null,
-        credit, wake: null, cancelled: false, abort: new AbortController(),
+        started: false, credit, wake: null, cancelled: false, abort: new AbortController(),
       };
       exchanges.set(id, exchange);
       start(id, exchange);
@@ -164,6 +177,9 @@
     if (kind === BODY) {
       exchange.body.set(payload, exchange.have);
       exchange.have += payload.length;
+      start(id, exchange);
+    } else if (kind === START_FETCH && !exchange.started) {
+      exchange.started = true;
       start(id, exchange);
     } else if (kind === CREDIT) {
       exchange.credit += new DataView(payload.buffer, payload.byteOffset).getUint32(0);
@@ -194,6 +210,7 @@
       receive(message.getUint32(at), message.getUint8(at + 4), new Uint8Array(data, at + HEADER, length));
       at += HEADER + length;
     }
+    ask();
   };
 
   // Without the channel nobody reads the answers: nothing may go on running at the site.

@@ -23,6 +23,7 @@ use super::channel::{BufferLimits, CREDIT, Socket};
 use super::faults::{self, Redirects};
 use super::frame::{self, FromPage};
 use super::outbox::{self, Out};
+use super::signs::Signs;
 use super::state::Wear;
 use crate::exchange::{Exchange, PageRequest, Valve};
 use crate::flow::Window;
@@ -37,8 +38,7 @@ struct Inner {
     next: AtomicU32,
     /// Exchanges begun so far.
     started: AtomicU64,
-    /// When the page last sent something of an answer, or began.
-    answered: Mutex<Instant>,
+    signs: Signs,
     exchanges: Mutex<HashMap<u32, Arc<Pipe>>>,
     echoes: Mutex<HashMap<u32, oneshot::Sender<()>>>,
     redirects: Mutex<Redirects>,
@@ -73,7 +73,7 @@ impl Carrier {
             out,
             next: AtomicU32::new(1),
             started: AtomicU64::new(0),
-            answered: Mutex::new(Instant::now()),
+            signs: Signs::new(Instant::now()),
             exchanges: Mutex::default(),
             echoes: Mutex::default(),
             redirects: Mutex::default(),
@@ -100,7 +100,7 @@ impl Carrier {
     /// What it has done so far.
     pub fn wear(&self) -> Wear {
         let started = self.inner.started.load(Ordering::Relaxed);
-        Wear { started, running: self.running(), quiet: lock(&self.inner.answered).elapsed() }
+        Wear { started, running: self.running(), quiet: self.inner.signs.quiet() }
     }
 
     /// Starts a request. The exchange's faults say whether it may have been sent.
@@ -172,7 +172,7 @@ async fn serve(
     commands: mpsc::UnboundedReceiver<Out>,
 ) {
     let cause = tokio::select! {
-        cause = outbox::write(sink, commands) => cause,
+        cause = outbox::write(sink, commands, &inner.signs) => cause,
         cause = read(&inner, stream) => cause,
         () = sweep(&inner) => String::new(),
         () = inner.closed.cancelled() => "closed by us".into(),
@@ -241,6 +241,11 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
             FromPage::Age(micros) => {
                 read_at = now.checked_sub(Duration::from_micros(micros.into())).unwrap_or(now);
             }
+            FromPage::Got(id) => {
+                if exchanges.get(&id).is_some_and(|pipe| pipe.leave()) {
+                    let _ = inner.out.send(Out::Start(id));
+                }
+            }
             FromPage::Echo(id) => {
                 if let Some(answered) = lock(&inner.echoes).remove(&id) {
                     let _ = answered.send(());
@@ -248,9 +253,7 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
             }
         }
     }
-    if answered {
-        *lock(&inner.answered) = now;
-    }
+    inner.signs.note(now, answered);
     if inner.ledger.total() > inner.limits.total {
         end_slowest(inner, &mut exchanges, now);
     }

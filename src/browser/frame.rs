@@ -11,12 +11,18 @@
 //!              X  failure: JSON {"what", "message", "sent"}
 //!              T  age in microseconds of the oldest data in this message (id 0, first in the message)
 //!              P  echo of a P of ours, same id
+//!              G  got: the request is here whole, and waits for its S
 //! us -> page   R  request: JSON {"method", "path", "headers", "body": length}
-//!              B  a piece of the request's body; the fetch starts when all of it is there
+//!              B  a piece of the request's body
+//!              S  start: the fetch begins when this and the whole body are there
 //!              A  credit: u32 bytes
 //!              C  cancel
 //!              P  echo request
 //! ```
+//!
+//! S is what makes a request one that may have been sent. It goes out unasked only where the page was heard
+//! of a moment ago; otherwise it answers the page's G, so that a request handed to a page that is dead, or
+//! stands still, has provably not left.
 //!
 //! `carrier.js` is the other side of this; the two change together.
 
@@ -43,6 +49,8 @@ pub enum FromPage {
     Age(u32),
     /// Answer to an echo.
     Echo(u32),
+    /// The request is there, and waits to be started.
+    Got(u32),
 }
 
 /// How a fetch failed, as the page saw it.
@@ -133,6 +141,7 @@ impl Frames {
                 _ => Err(FrameError::Payload('T', "not four bytes".into())),
             },
             b'P' => Ok(FromPage::Echo(id)),
+            b'G' => Ok(FromPage::Got(id)),
             other => Err(FrameError::Kind(other)),
         }
     }
@@ -174,6 +183,11 @@ pub fn request(out: &mut BytesMut, id: u32, request: &PageRequest) -> serde_json
 /// Writes a piece of a request's body.
 pub fn body(out: &mut BytesMut, id: u32, piece: &[u8]) {
     put(out, id, b'B', piece);
+}
+
+/// Writes the start of a request's fetch.
+pub fn start(out: &mut BytesMut, id: u32) {
+    put(out, id, b'S', &[]);
 }
 
 /// Writes credit for `bytes` more.

@@ -18,6 +18,7 @@ pub mod link;
 mod outbox;
 pub mod profile;
 mod session;
+mod signs;
 pub mod state;
 mod supervisor;
 
@@ -110,6 +111,11 @@ impl Status {
     }
 }
 
+/// How long a page may take to ask for the start of a request that was handed to it, plus so long for each
+/// MiB of body. After that another page gets it.
+const TAKE_OVER: Duration = Duration::from_secs(2);
+const UPLOAD: Duration = Duration::from_millis(100);
+
 /// How long the beginning of an answer that may be a wall is waited for.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -153,10 +159,24 @@ impl Browser {
     /// request that may have reached the site is never sent again: its fault says `Sent::Maybe`. An answer
     /// that is a wall is a fault too, and has the page warmed again.
     pub async fn fetch(&self, request: PageRequest, deadline: Instant) -> Result<(Head, Exchange), Fault> {
+        let mut avoid = None;
         loop {
-            let carrier = self.carrier(deadline).await?;
+            let carrier = self.carrier(deadline, avoid).await?;
             let mut exchange = carrier.fetch(request.clone());
-            let fault = match exchange.head().await {
+            let patience = TAKE_OVER + UPLOAD * (request.body_len() >> 20) as u32;
+            let head = match tokio::time::timeout(patience, exchange.head()).await {
+                Ok(head) => head,
+                Err(_) if exchange.withdraw() && Instant::now() >= deadline => {
+                    return Err(self.status().not_ready(deadline));
+                }
+                Err(_) if exchange.withdraw() => {
+                    tracing::info!("a page did not take a request over: trying another");
+                    avoid = Some(carrier.generation());
+                    continue;
+                }
+                Err(_) => exchange.head().await,
+            };
+            let fault = match head {
                 Ok(head) => match wall_in_place_of(&request, &head, &mut exchange).await {
                     None => return Ok((head, exchange)),
                     Some(wall) => faults::walled(wall),
@@ -182,14 +202,15 @@ impl Browser {
         }
     }
 
-    async fn carrier(&self, deadline: Instant) -> Result<Carrier, Fault> {
+    /// A carrier for new work, not `avoid` if there is another.
+    async fn carrier(&self, deadline: Instant, avoid: Option<u64>) -> Result<Carrier, Fault> {
         let mut status = self.status.clone();
         loop {
             let now = {
                 let status = status.borrow_and_update();
-                // The newest that is there: an older one is on its way out.
-                let usable = status.carriers.iter().rev().find(|it| !it.is_closed());
-                if let Some(carrier) = usable {
+                let usable = status.carriers.iter().filter(|it| !it.is_closed());
+                let best = usable.min_by_key(|it| Some(it.generation()) == avoid);
+                if let Some(carrier) = best {
                     return Ok(carrier.clone());
                 }
                 if let Some(fault) = status.hopeless(deadline) {

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::SinkExt;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::channel::Socket;
+use super::signs::Signs;
 use super::{faults, frame};
 use crate::exchange::PageRequest;
 use crate::pipe::Pipe;
@@ -20,10 +22,16 @@ use crate::pipe::Pipe;
 /// The largest piece of a request body in one message.
 const PIECE: usize = 64 * 1024;
 
+/// A page that was heard of so lately is alive. Short, because each request that it is wrong for is one that
+/// cannot be tried again; long enough that a busy page need not be asked.
+const ALIVE: Duration = Duration::from_millis(2);
+
 /// What the writer is to tell the page.
 pub(super) enum Out {
     /// Perform this; the pipe learns when the request may have left.
     Request(u32, PageRequest, Arc<Pipe>),
+    /// Begin with the fetch of this: the page has asked.
+    Start(u32),
     /// Let it send so many bytes more.
     Credit(u32, u32),
     /// Stop it.
@@ -36,6 +44,7 @@ pub(super) enum Out {
 pub(super) async fn write(
     mut sink: SplitSink<Socket, Message>,
     mut commands: mpsc::UnboundedReceiver<Out>,
+    signs: &Signs,
 ) -> String {
     let mut uploads = Uploads::default();
     let mut batch = Vec::new();
@@ -53,6 +62,7 @@ pub(super) async fn write(
         let mut message = BytesMut::new();
         for command in batch.drain(..) {
             match command {
+                Out::Start(id) => frame::start(&mut message, id),
                 Out::Credit(id, bytes) => frame::credit(&mut message, id, bytes),
                 Out::Echo(id) => frame::echo(&mut message, id),
                 Out::Cancel(id) => {
@@ -60,12 +70,12 @@ pub(super) async fn write(
                     frame::cancel(&mut message, id);
                 }
                 Out::Request(id, request, pipe) => match frame::request(&mut message, id, &request) {
-                    Ok(()) => uploads.add(id, request.body, pipe),
+                    Ok(()) => uploads.add(&mut message, id, request.body, pipe, signs),
                     Err(error) => pipe.finish(Err(faults::internal(error))),
                 },
             }
         }
-        uploads.fill(&mut message);
+        uploads.fill(&mut message, signs);
         if let Err(error) = sink.send(Message::Binary(message.freeze())).await {
             return error.to_string();
         }
@@ -83,10 +93,10 @@ impl Uploads {
         self.queue.is_empty()
     }
 
-    fn add(&mut self, id: u32, body: Vec<Bytes>, pipe: Arc<Pipe>) {
+    fn add(&mut self, message: &mut BytesMut, id: u32, body: Vec<Bytes>, pipe: Arc<Pipe>, signs: &Signs) {
         let body: VecDeque<_> = body.into_iter().filter(|piece| !piece.is_empty()).collect();
         if body.is_empty() {
-            pipe.mark_left();
+            start(message, id, &pipe, signs);
         } else {
             self.queue.push_back((id, body, pipe));
         }
@@ -96,9 +106,8 @@ impl Uploads {
         self.queue.retain(|(other, ..)| *other != id);
     }
 
-    /// Adds pieces to `message` until it is full or nothing is left. The page starts a fetch when it has
-    /// the whole body, so a request counts as sent from its last piece on, and not before.
-    fn fill(&mut self, message: &mut BytesMut) {
+    /// Adds pieces to `message` until it is full or nothing is left.
+    fn fill(&mut self, message: &mut BytesMut, signs: &Signs) {
         while message.len() < PIECE {
             let Some((id, mut body, pipe)) = self.queue.pop_front() else { return };
             if let Some(mut piece) = body.pop_front() {
@@ -109,10 +118,18 @@ impl Uploads {
                 }
             }
             if body.is_empty() {
-                pipe.mark_left();
+                start(message, id, &pipe, signs);
             } else {
                 self.queue.push_back((id, body, pipe));
             }
         }
+    }
+}
+
+/// Starts a request that is on its way whole, if the page was heard of a moment ago. Otherwise it may be
+/// dead: the page itself has to ask, so that until then the request has provably not left.
+fn start(message: &mut BytesMut, id: u32, pipe: &Pipe, signs: &Signs) {
+    if signs.silence() <= ALIVE && pipe.leave() {
+        frame::start(message, id);
     }
 }

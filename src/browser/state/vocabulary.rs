@@ -52,7 +52,7 @@ impl Default for Timing {
             browser_silence: s(12),
             browser_hang: s(60),
             site_silence: s(10),
-            open: s(15),
+            open: s(5),
             check: s(45),
             probe: Duration::from_millis(250),
             operator_probe: s(5),
