@@ -67,6 +67,8 @@ pub struct Config {
     pub max_body: usize,
     /// How long running streams may go on after the server was told to stop.
     pub drain: Duration,
+    /// How long an event stream may be silent before a comment is put in; `None` for never.
+    pub ping: Option<Duration>,
     /// The log file beside stdout.
     pub log_file: Option<PathBuf>,
     /// What is logged: a filter that `tracing_subscriber::EnvFilter` takes.
@@ -138,6 +140,7 @@ impl Config {
             queue_wait: Duration::from_secs(30),
             max_body: 32 << 20,
             drain: Duration::from_secs(20),
+            ping: Some(Duration::from_secs(4)),
             log_file: None,
             log: "info".into(),
         }
@@ -165,6 +168,7 @@ impl Settings {
         r.read("TABPROXY_ALLOW_PATHS", self.allow_paths, &mut c.allow_paths, parse::paths);
         r.read("TABPROXY_ALLOW_HEADERS", self.allow_headers, &mut c.allow_headers, parse::headers);
         r.read("TABPROXY_DRAIN", self.drain, &mut c.drain, duration);
+        r.read("TABPROXY_PING", self.ping, &mut c.ping, parse::ping);
         r.read("TABPROXY_ORIGIN", self.origin, &mut c.origin, parse::origin);
         r.read("TABPROXY_RESOLVE", self.resolve, &mut c.resolve, parse::resolve);
         r.read("TABPROXY_TRUST_CERT", self.trust_cert, &mut c.pins, cert::pins);

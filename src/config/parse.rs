@@ -14,6 +14,8 @@ use super::{Hosts, INFLIGHT_LIMIT, SandboxMode};
 
 /// The longest queue.
 const QUEUE_LIMIT: usize = 65_536;
+/// The shortest time between two pings.
+const SHORTEST_PING: Duration = Duration::from_millis(100);
 /// The longest time that any option takes.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -81,6 +83,19 @@ pub fn duration(value: &str) -> Result<Duration, Mistake> {
     let number: u64 = number.parse().map_err(|_| wrong("is not a time"))?;
     let time = number.checked_mul(scale).map(Duration::from_millis);
     time.filter(|it| *it <= LONGEST).ok_or_else(|| wrong("is too long"))
+}
+
+/// The time between two pings; `None` for `off`.
+pub(super) fn ping(value: &str) -> Result<Option<Duration>, Mistake> {
+    match value.to_ascii_lowercase().as_str() {
+        "off" | "false" | "no" | "0" => Ok(None),
+        _ => match duration(value)? {
+            short if short < SHORTEST_PING => {
+                Err(Mistake::new(format!("is `{value}`, which is too often"), "write 100ms or more, or off"))
+            }
+            time => Ok(Some(time)),
+        },
+    }
 }
 
 fn split_unit(value: &str) -> (&str, &str) {

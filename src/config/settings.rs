@@ -35,6 +35,11 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_DRAIN", hide_env_values = true, value_name = "TIME")]
     #[arg(help_heading = "Serving")]
     pub drain: Option<String>,
+    /// How long an event stream may be silent before a comment line keeps it alive, for callers that accept
+    /// event streams; 100ms at least, or off [default: 4s]
+    #[arg(long, env = "TABPROXY_PING", hide_env_values = true, value_name = "TIME")]
+    #[arg(help_heading = "Serving")]
+    pub ping: Option<String>,
 
     /// Page to keep open, http or https. Where it redirects to is the site that requests go to
     /// [default: `https://chat.openai.com/`]

@@ -10,11 +10,13 @@
 //! environment.
 
 mod body;
+mod boundary;
 mod guard;
 mod headers;
 mod health;
 mod page;
 mod path;
+mod pulse;
 mod reply;
 mod server;
 mod upload;
@@ -52,6 +54,8 @@ pub struct Policy {
     pub max_body: usize,
     /// How long a request may wait for a permit and a page, from its arrival.
     pub queue_wait: Duration,
+    /// How long an event stream may be silent before a comment is put in; `None` for never.
+    pub ping: Option<Duration>,
     /// Header names that pass in both directions, beyond the usual ones.
     pub allow_headers: Vec<String>,
 }

@@ -6,13 +6,15 @@
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::Request;
 use axum::http::{HeaderValue, Method, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{Fault, FaultKind, Sent};
+use crate::telemetry::metrics::NOT_A_STREAM;
 
 /// The methods that a wrong one is answered with.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
@@ -64,11 +66,7 @@ fn status(kind: FaultKind) -> StatusCode {
 pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
     let status = status(fault.kind());
     log(fault, asked, status.as_u16());
-    let mut error = json!({"code": fault.kind().code(), "message": fault.public()});
-    if fault.sent() == Sent::Maybe {
-        error["maybe_sent"] = true.into();
-    }
-    let mut response = (status, Json(json!({ "error": error }))).into_response();
+    let mut response = (status, Json(json!({ "error": describe(fault) }))).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(wait) = fault.wait() {
@@ -86,6 +84,32 @@ pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+fn describe(fault: &Fault) -> Value {
+    let mut error = json!({"code": fault.kind().code(), "message": fault.public()});
+    if fault.sent() == Sent::Maybe {
+        error["maybe_sent"] = true.into();
+    }
+    error
+}
+
+/// The event for a client that has a head already, with the status that it would have got.
+pub fn fault_event(fault: &Fault) -> Bytes {
+    let mut error = describe(fault);
+    error["status"] = status(fault.kind()).as_u16().into();
+    event(error)
+}
+
+/// The same for an answer of the site with this status, which is no event stream.
+pub fn misfit_event(status: StatusCode) -> Bytes {
+    let status = status.as_u16();
+    let message = format!("The site answered with status {status} and no stream, after this one had begun.");
+    event(json!({"code": NOT_A_STREAM, "message": message, "maybe_sent": true, "status": status}))
+}
+
+fn event(error: Value) -> Bytes {
+    format!("data: {}\n\n", json!({ "error": error })).into()
 }
 
 /// Logs a fault that ends an answer whose head is out already.

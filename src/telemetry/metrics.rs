@@ -29,6 +29,9 @@ const HEAD_BUCKETS: [f64; 14] =
 const DELAY_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0];
 
+/// The code of [`Outcome::NotAStream`].
+pub const NOT_A_STREAM: &str = "not_a_stream";
+
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -36,6 +39,8 @@ pub enum Outcome {
     Complete,
     /// The client left before the end.
     ClientGone,
+    /// The client had the head of an event stream already when the site answered with something else.
+    NotAStream,
     /// The client got a fault.
     Fault(FaultKind),
 }
@@ -45,6 +50,7 @@ impl Outcome {
         let outcome = match self {
             Outcome::Complete => "complete",
             Outcome::ClientGone => "client_gone",
+            Outcome::NotAStream => NOT_A_STREAM,
             Outcome::Fault(kind) => kind.code(),
         };
         OutcomeLabel { outcome }
@@ -131,7 +137,8 @@ impl Metrics {
         let r = &mut registry;
         let exchanges = Family::<OutcomeLabel, Counter>::default();
         let faults = FaultKind::ALL.into_iter().map(Outcome::Fault);
-        for outcome in [Outcome::Complete, Outcome::ClientGone].into_iter().chain(faults) {
+        for outcome in [Outcome::Complete, Outcome::ClientGone, Outcome::NotAStream].into_iter().chain(faults)
+        {
             // A series that is there from the start makes its first increase visible.
             let _ = exchanges.get_or_create(&outcome.label());
         }

@@ -7,6 +7,7 @@
 mod bodies;
 mod clients;
 mod faults;
+mod heartbeat;
 mod layers;
 mod refusals;
 mod rig;
