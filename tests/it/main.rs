@@ -9,6 +9,7 @@ mod clients;
 mod faults;
 mod heartbeat;
 mod layers;
+mod nginx;
 mod refusals;
 mod rig;
 mod site;
