@@ -71,6 +71,12 @@ pub struct Config {
     pub ping: Option<Duration>,
     /// The log file beside stdout.
     pub log_file: Option<PathBuf>,
+    /// The most bytes in the log file.
+    pub log_size: usize,
+    /// Older log files that are kept.
+    pub log_keep: usize,
+    /// How a line is written.
+    pub log_format: LogFormat,
     /// What is logged: a filter that `tracing_subscriber::EnvFilter` takes.
     pub log: String,
 }
@@ -93,6 +99,15 @@ pub enum Hosts {
     Any,
     /// These, lower-case (ASCII form), without a port.
     Names(Vec<String>),
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// As one JSON object.
+    Json,
 }
 
 /// One mistake in the configuration.
@@ -142,6 +157,9 @@ impl Config {
             drain: Duration::from_secs(20),
             ping: Some(Duration::from_secs(4)),
             log_file: None,
+            log_size: 10 << 20,
+            log_keep: 3,
+            log_format: LogFormat::Text,
             log: "info".into(),
         }
     }
@@ -200,6 +218,9 @@ impl Settings {
         r.read("TABPROXY_QUEUE_WAIT", self.queue_wait, &mut c.queue_wait, duration);
         r.read("TABPROXY_MAX_BODY", self.max_body, &mut c.max_body, size);
         r.read("TABPROXY_LOG_FILE", self.log_file, &mut c.log_file, |value| parse::path(value).map(Some));
+        r.read("TABPROXY_LOG_SIZE", self.log_size, &mut c.log_size, size);
+        r.read("TABPROXY_LOG_KEEP", self.log_keep, &mut c.log_keep, parse::log_keep);
+        r.read("TABPROXY_LOG_FORMAT", self.log_format, &mut c.log_format, parse::log_format);
         r.read("TABPROXY_LOG", self.log, &mut c.log, parse::log);
 
         let problems = r.problems;

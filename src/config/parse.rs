@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use url::{Host, ParseError, Url};
 
-use super::{Hosts, INFLIGHT_LIMIT, SandboxMode};
+use super::{Hosts, INFLIGHT_LIMIT, LogFormat, SandboxMode};
 
 /// The longest queue.
 const QUEUE_LIMIT: usize = 65_536;
@@ -323,6 +323,21 @@ pub(super) fn queue(value: &str) -> Result<usize, Mistake> {
         let what = format!("is `{value}`, which is not a number from 0 to {QUEUE_LIMIT}");
         Mistake::new(what, "write how many requests may wait; 0 lets none wait")
     })
+}
+
+pub(super) fn log_keep(value: &str) -> Result<usize, Mistake> {
+    value.parse().ok().filter(|it| *it <= 100).ok_or_else(|| {
+        let what = format!("is `{value}`, which is not a number from 0 to 100");
+        Mistake::new(what, "write how many older log files to keep; 0 keeps none")
+    })
+}
+
+pub(super) fn log_format(value: &str) -> Result<LogFormat, Mistake> {
+    match value.to_ascii_lowercase().as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(Mistake::new(format!("is `{value}`"), "write text or json")),
+    }
 }
 
 pub(super) fn log(value: &str) -> Result<String, Mistake> {

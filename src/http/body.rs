@@ -24,11 +24,11 @@ use tokio::time::Sleep;
 
 use super::headers;
 use super::pulse::{PING, Pulse};
-use super::reply::{self, Asked};
+use super::reply;
 use crate::admission::Permit;
 use crate::error::{Fault, FaultKind};
 use crate::exchange::Exchange;
-use crate::telemetry::metrics::{Ending, Metrics, Outcome};
+use crate::telemetry::metrics::{Ending, Metrics, NOT_A_STREAM, Outcome};
 
 /// A cut drops what is still queued; an error event gets so long to leave.
 const BEFORE_CUT: Duration = Duration::from_millis(50);
@@ -51,8 +51,16 @@ pub struct Account {
     pub ending: Ending,
     /// Where bytes are counted.
     pub metrics: Metrics,
-    /// What was asked.
-    pub asked: Asked,
+}
+
+/// Why a body was cut.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct Cut {
+    /// The code of its outcome.
+    pub code: &'static str,
+    /// The fault behind it.
+    pub fault: Fault,
 }
 
 /// The rest of an answer, as an HTTP body of unknown length.
@@ -60,8 +68,7 @@ pub struct AnswerBody {
     stage: Stage,
     pulse: Option<Pulse>,
     account: Option<Account>,
-    /// The status that the client got, and whether it is the site's.
-    status: StatusCode,
+    /// Whether the client's head is ours.
     is_begun_early: bool,
 }
 
@@ -73,24 +80,18 @@ enum Stage {
         _permit: Permit,
     },
     /// The client has been told, and the cut comes after this moment.
-    Cut(Fault, Pin<Box<Sleep>>),
+    Cut(Cut, Pin<Box<Sleep>>),
     Ended,
 }
 
 impl AnswerBody {
     /// The body of an answer with a head of the site's, which goes out now. `pulse` keeps it alive.
-    pub fn new(
-        exchange: Exchange,
-        permit: Permit,
-        status: StatusCode,
-        mut pulse: Option<Pulse>,
-        account: Account,
-    ) -> AnswerBody {
+    pub fn new(exchange: Exchange, permit: Permit, mut pulse: Option<Pulse>, account: Account) -> AnswerBody {
         if let Some(pulse) = &mut pulse {
             pulse.beat();
         }
         let stage = Stage::Running { exchange, _permit: permit };
-        AnswerBody { stage, pulse, account: Some(account), status, is_begun_early: false }
+        AnswerBody { stage, pulse, account: Some(account), is_begun_early: false }
     }
 
     /// The body of an answer that began as an event stream before the site answered.
@@ -103,13 +104,12 @@ impl AnswerBody {
             stage: Stage::Awaited(answer),
             pulse: Some(pulse),
             account: Some(account),
-            status: StatusCode::OK,
             is_begun_early: true,
         }
     }
 
     /// The next chunk of the site's answer.
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         loop {
             match &mut self.stage {
                 Stage::Awaited(answer) => match ready!(answer.as_mut().poll(cx)) {
@@ -134,11 +134,11 @@ impl AnswerBody {
                         return Poll::Ready(None);
                     }
                 },
-                Stage::Cut(fault, moment) => {
+                Stage::Cut(cut, moment) => {
                     ready!(moment.as_mut().poll(cx));
-                    let fault = fault.clone();
+                    let cut = cut.clone();
                     self.stage = Stage::Ended;
-                    return Poll::Ready(Some(Err(fault)));
+                    return Poll::Ready(Some(Err(cut)));
                 }
                 Stage::Ended => return Poll::Ready(None),
             }
@@ -146,28 +146,25 @@ impl AnswerBody {
     }
 
     /// Ends with `fault`: the event that says so, if the client can be told, and then the cut.
-    fn fail(&mut self, fault: Fault) -> Result<Bytes, Fault> {
-        if let Some(account) = &self.account {
-            reply::cut(&fault, &account.asked, self.status.as_u16());
-        }
+    fn fail(&mut self, fault: Fault) -> Result<Bytes, Cut> {
         self.end(Outcome::Fault(fault.kind()));
-        self.tell(reply::fault_event(&fault), fault)
+        self.tell(reply::fault_event(&fault), Cut { code: fault.kind().code(), fault })
     }
 
     /// The site answered, but with what cannot follow the head that the client has.
-    fn misfit(&mut self, status: StatusCode) -> Result<Bytes, Fault> {
+    fn misfit(&mut self, status: StatusCode) -> Result<Bytes, Cut> {
         self.end(Outcome::NotAStream);
-        let fault =
-            Fault::new(FaultKind::FetchFailed, "The site answered with something else than a stream.");
-        self.tell(reply::misfit_event(status), fault)
+        let text = "The site answered with no stream, after this one had begun.";
+        let fault = Fault::new(FaultKind::FetchFailed, text).because(format_args!("its status is {status}"));
+        self.tell(reply::misfit_event(status), Cut { code: NOT_A_STREAM, fault })
     }
 
-    fn tell(&mut self, event: Bytes, fault: Fault) -> Result<Bytes, Fault> {
+    fn tell(&mut self, event: Bytes, cut: Cut) -> Result<Bytes, Cut> {
         let is_told = self.is_begun_early && self.pulse.as_ref().is_some_and(Pulse::is_between_events);
         if !is_told {
-            return Err(fault);
+            return Err(cut);
         }
-        self.stage = Stage::Cut(fault, Box::pin(tokio::time::sleep(BEFORE_CUT)));
+        self.stage = Stage::Cut(cut, Box::pin(tokio::time::sleep(BEFORE_CUT)));
         Ok(event)
     }
 
@@ -182,12 +179,9 @@ impl AnswerBody {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = Fault;
+    type Error = Cut;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let this = &mut *self;
         let next = this.poll_chunk(cx);
         let Some(pulse) = &mut this.pulse else { return next.map_ok(Frame::data) };
@@ -251,7 +245,7 @@ mod tests {
     impl Bench {
         async fn new() -> (Bench, AnswerBody) {
             let (bench, exchange, permit, account) = Bench::parts().await;
-            (bench, AnswerBody::new(exchange, permit, StatusCode::OK, None, account))
+            (bench, AnswerBody::new(exchange, permit, None, account))
         }
 
         /// A body that began before there was an answer; the answer is what is sent into it.
@@ -277,8 +271,7 @@ mod tests {
             };
             let exchange = Exchange::new(1, bench.pipe.clone(), bench.cancels.clone());
             let permit = bench.door.enter(Instant::now()).await.unwrap();
-            let asked = Asked::of(&axum::extract::Request::default());
-            let account = Account { ending: bench.metrics.begin(), metrics: bench.metrics.clone(), asked };
+            let account = Account { ending: bench.metrics.begin(), metrics: bench.metrics.clone() };
             (bench, exchange, permit, account)
         }
 
@@ -319,7 +312,7 @@ mod tests {
         bench.pipe.data(Bytes::from("abc"), 3, Instant::now()).unwrap();
         bench.pipe.finish(Err(Fault::new(FaultKind::PageLost, "lost")));
         assert!(body.frame().await.unwrap().is_ok());
-        assert_eq!(body.frame().await.unwrap().unwrap_err().kind(), FaultKind::PageLost);
+        assert_eq!(body.frame().await.unwrap().unwrap_err().fault.kind(), FaultKind::PageLost);
         drop(body);
         bench.assert("page_lost", 0);
     }
@@ -333,7 +326,7 @@ mod tests {
 
     /// The next frame's text.
     async fn next(body: &mut AnswerBody) -> Result<String, FaultKind> {
-        let frame = body.frame().await.expect("a frame").map_err(|fault| fault.kind())?;
+        let frame = body.frame().await.expect("a frame").map_err(|cut| cut.fault.kind())?;
         Ok(String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap())
     }
 

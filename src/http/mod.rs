@@ -1,19 +1,21 @@
 //! The side that callers see: HTTP/1.1 and HTTP/2 on one port, and what may pass.
 //!
 //! ```text
-//! connection ──> guard (Host, Origin) ──┬──> /healthz /readyz /metrics      (health)
-//!                                       └──> method, path, length ──> queue ──> page ──> body
+//! connection ──> journal ──> guard (Host, Origin) ──┬──> /healthz /readyz /metrics      (health)
+//!                                                   └──> method, path, length ──> queue ──> page ──> body
 //! ```
 //!
 //! The order of the layers is the policy: nothing is served, not even a health check, before the guard has
-//! let it pass. Everything that a request may do is in [`Policy`]; this module knows neither flags nor
+//! let it pass; the journal, which only writes down what happens, is around it. Everything that a request may do is in [`Policy`]; this module knows neither flags nor
 //! environment.
 
 mod body;
 mod boundary;
+mod events;
 mod guard;
 mod headers;
 mod health;
+mod journal;
 mod page;
 mod path;
 mod pulse;
@@ -80,5 +82,6 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(health::metrics).fallback(health::wrong_method))
         .fallback(page::handle)
         .layer(middleware::from_fn_with_state(app.clone(), guard::layer))
+        .layer(middleware::from_fn(journal::layer))
         .with_state(app)
 }

@@ -48,17 +48,17 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
         }
     };
     asked.unread = false;
-    let account = Account { ending, metrics: app.metrics.clone(), asked };
+    let account = Account { ending, metrics: app.metrics.clone() };
     let every = app.policy.ping.filter(|_| pulse::is_wanted(&parts.method, &parts.headers));
     let answer = perform(app, prepared, arrived);
     let Some(every) = every else {
-        return respond(answer.await, &parts.method, None, account).await;
+        return respond(answer.await, &parts.method, None, account, asked).await;
     };
     let mut answer = answer.boxed();
     let mut pulse = Pulse::new(every, arrived.into());
     tokio::select! {
         biased;
-        answer = &mut answer => respond(answer, &parts.method, Some(pulse), account).await,
+        answer = &mut answer => respond(answer, &parts.method, Some(pulse), account, asked).await,
         () = pulse.due() => begin_early(answer, pulse, account),
     }
 }
@@ -121,11 +121,12 @@ async fn respond(
     method: &Method,
     pulse: Option<Pulse>,
     account: Account,
+    asked: Asked,
 ) -> Response {
     let fault = match answer {
         Ok(Answer { status, headers, exchange, permit }) if has_body(method, status) => {
             let pulse = pulse.filter(|_| headers::is_event_stream(&headers));
-            let body = AnswerBody::new(exchange, permit, status, pulse, account);
+            let body = AnswerBody::new(exchange, permit, pulse, account);
             return (status, headers, Body::new(body)).into_response();
         }
         Ok(Answer { status, headers, mut exchange, permit: _permit }) => match drain(&mut exchange).await {
@@ -138,7 +139,7 @@ async fn respond(
         Err(fault) => fault,
     };
     account.ending.end(Outcome::Fault(fault.kind()));
-    reply::refuse(&fault, &account.asked)
+    reply::refuse(&fault, &asked)
 }
 
 /// An event stream that begins before the site has answered, so that its client does not give up.

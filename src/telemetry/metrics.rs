@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::process;
+use super::{log, process};
 use crate::error::FaultKind;
 
 /// The media type of [`Metrics::render`]'s text.
@@ -128,6 +128,7 @@ struct Sampled {
     memory: Gauge,
     browser_memory: Gauge,
     descriptors: Gauge,
+    lost_lines: Counter,
     build: Family<BuildLabel, Gauge>,
 }
 
@@ -217,6 +218,8 @@ impl Sampled {
             "Open file descriptors of the proxy",
             self.descriptors.clone(),
         );
+        let help = "Log lines lost: the disk was full, or a writer too slow";
+        r.register("tabproxy_log_lines_lost", help, self.lost_lines.clone());
         r.register("tabproxy_build_info", "Always 1; what runs, in its labels", self.build.clone());
     }
 
@@ -233,6 +236,7 @@ impl Sampled {
         self.memory.set(process::resident() as i64);
         self.browser_memory.set(sample.browser_group.map_or(0, process::group_memory) as i64);
         self.descriptors.set(process::descriptors() as i64);
+        self.lost_lines.inner().store(log::lost(), Relaxed);
         self.build.clear();
         let browser = sample.browser.clone().unwrap_or_default();
         self.build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION"), browser }).set(1);
@@ -308,6 +312,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is missing in:\n{text}");
         }
+        assert!(text.contains("\ntabproxy_log_lines_lost_total "));
         assert_eq!(text.matches("tabproxy_build_info{").count(), 1);
         assert!(text.contains(r#"browser="Chrome/142""#) && text.ends_with("# EOF\n"));
     }

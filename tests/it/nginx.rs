@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
+use crate::program::Program;
 use crate::rig::{PATIENCE, Rig, client, eventually, last_text, turn};
 
 /// What a test changes in the project's files.
@@ -406,7 +407,8 @@ async fn a_name_that_moves_is_found_again() {
 async fn of_two_servers_the_other_serves_when_one_is_dead_or_stands_still() {
     let rig = Rig::ready().await;
     let home = TempDir::new().unwrap();
-    let other = Other::start(&rig, home.path()).await;
+    let other = Program::start(&rig.site, home.path(), &[]);
+    other.wait_ready().await;
     let dead = nobody();
     let nginx = Nginx::start(Setup::pool(vec![dead, rig.addr()])).await;
     for n in 0..4 {
@@ -465,46 +467,4 @@ async fn the_options_for_tls_and_a_rate_limit_work() {
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
     assert_eq!(client.get(format!("https://{secure}/healthz")).send().await.unwrap().status(), 200);
-}
-
-/// A second tabproxy, a process of its own on the same site.
-struct Other {
-    child: Child,
-    addr: SocketAddr,
-}
-
-impl Other {
-    async fn start(rig: &Rig, home: &Path) -> Other {
-        let addr = nobody();
-        let cert: PathBuf = home.join("cert.pem");
-        fs::write(&cert, rig.site.cert_pem()).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tabproxy"));
-        command.args(["serve", "--headless", "true", "--listen", &addr.to_string()]);
-        command.args(["--origin", &rig.site.front_url(), "--resolve", &rig.site.resolve()]);
-        command.arg("--trust-cert").arg(cert).arg("--profile").arg(home.join("profile"));
-        let child = command.stdout(Stdio::null()).spawn().unwrap();
-        let other = Other { child, addr };
-        let client = client();
-        let ready = async {
-            let url = format!("http://{addr}/readyz");
-            while !client.get(&url).send().await.is_ok_and(|it| it.status() == 200) {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, ready).await.expect("ready");
-        other
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed()).unwrap()
-    }
-}
-
-impl Drop for Other {
-    fn drop(&mut self) {
-        for signal in [Signal::CONT, Signal::TERM] {
-            let _ = kill_process(self.pid(), signal);
-        }
-        let _ = self.child.wait();
-    }
 }
