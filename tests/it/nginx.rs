@@ -180,7 +180,7 @@ async fn named(addr: SocketAddr, name: &'static str) -> SocketAddr {
             let mut some = [0; 4096];
             let _ = socket.read(&mut some).await;
             let answer = format!(
-                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{name}",
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/html\r\ncontent-length: {}\r\n\r\n{name}",
                 name.len()
             );
             let _ = socket.write_all(answer.as_bytes()).await;
@@ -366,6 +366,42 @@ async fn when_nobody_answers_nginx_says_so_in_the_callers_format() {
     assert_eq!(refused.json::<Value>().await.unwrap()["error"]["code"], "body_too_large");
     let just = dead.client.post(dead.url("/backend-api/files")).body(vec![0; 32 << 20]);
     assert_eq!(just.send().await.unwrap().status(), 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_for_people_refreshes_itself_once_requests_are_served_again() {
+    let away = nobody();
+    let nginx = Nginx::start(Setup::at(away)).await;
+    let profile = TempDir::new().unwrap();
+    let mut chromium = Command::new(tabproxy::browser::launch::find_chromium().unwrap());
+    chromium.args(["--headless", "--no-sandbox", "--remote-debugging-port=0", "--no-first-run"]);
+    chromium.arg(format!("--user-data-dir={}", profile.path().display()));
+    chromium.arg(nginx.url("/backend-api/x")).stdout(Stdio::null()).stderr(Stdio::null());
+    let _chromium = Stopped(chromium.spawn().unwrap());
+    let port = || fs::read_to_string(profile.path().join("DevToolsActivePort")).unwrap_or_default();
+    let port = eventually(port, |it| it.contains('\n')).await;
+    let tabs = format!("http://127.0.0.1:{}/json/list", port.lines().next().unwrap());
+    let titled = async |title: &str| {
+        let look = async {
+            while !client().get(&tabs).send().await.unwrap().text().await.unwrap().contains(title) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("no page {title}"));
+    };
+    titled("502 · being set up").await;
+    named(away, "<title>it is back</title>").await;
+    titled("it is back").await;
+}
+
+/// A process that does not outlive its test.
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
