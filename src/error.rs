@@ -32,6 +32,10 @@ pub enum FaultKind {
     NotReady,
     /// The site wants a person: its check or its sign-in.
     NeedsOperator,
+    /// The site answered with its check instead of what was asked for.
+    Challenged,
+    /// The site answered with its sign-in instead of what was asked for.
+    SignInRequired,
     /// The server is stopping.
     Draining,
     /// The page or the browser was lost while the exchange was in it.
@@ -48,7 +52,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 17] = [
+    pub const ALL: [FaultKind; 19] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
@@ -60,6 +64,8 @@ impl FaultKind {
         FaultKind::QueueTimeout,
         FaultKind::NotReady,
         FaultKind::NeedsOperator,
+        FaultKind::Challenged,
+        FaultKind::SignInRequired,
         FaultKind::Draining,
         FaultKind::PageLost,
         FaultKind::FetchFailed,
@@ -82,6 +88,8 @@ impl FaultKind {
             FaultKind::QueueTimeout => "queue_timeout",
             FaultKind::NotReady => "not_ready",
             FaultKind::NeedsOperator => "needs_operator",
+            FaultKind::Challenged => "challenged",
+            FaultKind::SignInRequired => "sign_in_required",
             FaultKind::Draining => "draining",
             FaultKind::PageLost => "page_lost",
             FaultKind::FetchFailed => "fetch_failed",

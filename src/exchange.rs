@@ -3,9 +3,11 @@
 //! [`PageRequest`] goes in; an [`Exchange`] comes out: a [`Head`] and then chunks of body, ending exactly
 //! once, cleanly or with a [`Fault`]. Nothing here knows how frames travel: that is behind [`Valve`].
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -57,12 +59,14 @@ pub struct Exchange {
     pipe: Arc<Pipe>,
     valve: Arc<dyn Valve>,
     ended: bool,
+    /// What has been looked at already, and is still to be given out.
+    held: VecDeque<Option<Result<Taken, Fault>>>,
 }
 
 impl Exchange {
     /// The reading end of `pipe`, for exchange `id` behind `valve`.
     pub fn new(id: u32, pipe: Arc<Pipe>, valve: Arc<dyn Valve>) -> Exchange {
-        Exchange { id, pipe, valve, ended: false }
+        Exchange { id, pipe, valve, ended: false, held: VecDeque::new() }
     }
 
     /// The answer's head, once. The fault says whether the request may have been sent.
@@ -72,8 +76,30 @@ impl Exchange {
         head
     }
 
+    /// The beginning of the body: at least `want` bytes of it if there are so many, and what has come by
+    /// `until` if there are not. Nothing is lost by it: chunks come afterwards as if nobody had looked.
+    pub async fn peek(&mut self, want: usize, until: Instant) -> Vec<u8> {
+        let mut seen = Vec::new();
+        while seen.len() < want && !matches!(self.held.back(), Some(None | Some(Err(_)))) {
+            let next = poll_fn(|cx| self.poll_next(cx));
+            let Ok(next) = tokio::time::timeout_at(until.into(), next).await else { break };
+            if let Some(Ok(taken)) = &next {
+                seen.extend_from_slice(&taken.bytes);
+            }
+            self.held.push_back(next);
+        }
+        seen
+    }
+
     /// The next chunk of body; `None` is the clean end. After a fault or the end, stop.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Taken, Fault>>> {
+        match self.held.pop_front() {
+            Some(next) => Poll::Ready(next),
+            None => self.poll_next(cx),
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Taken, Fault>>> {
         let next = self.pipe.poll_data(cx);
         match &next {
             Poll::Ready(Some(Ok(taken))) => {

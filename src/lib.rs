@@ -71,7 +71,7 @@ use browser::channel::BufferLimits;
 use browser::gateway::{self, Gateway};
 use browser::launch::{self, LaunchSpec, Sandbox};
 use browser::profile::{ProfileError, ProfileLock};
-use browser::{Browser, BrowserSpec, Timing};
+use browser::{Browser, BrowserSpec, Timing, Upkeep};
 use config::{Config, Hosts, SandboxMode};
 use prometheus_client::registry::Registry;
 use telemetry::metrics::Metrics;
@@ -138,6 +138,12 @@ impl Server {
             },
             url: config.origin,
             timing: Timing::default(),
+            upkeep: Upkeep {
+                carriers: config.carriers,
+                exchanges: config.page_exchanges,
+                age: config.page_age,
+                memory: config.page_memory as u64,
+            },
             buffers: BufferLimits::default(),
         };
         let browser = Browser::start(spec).await?;

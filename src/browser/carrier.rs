@@ -8,7 +8,7 @@
 //! exchange of another one, and when its socket goes, all of them end.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use super::channel::{BufferLimits, CREDIT, Socket};
 use super::faults::{self, Redirects};
 use super::frame::{self, FromPage};
 use super::outbox::{self, Out};
+use super::state::Wear;
 use crate::exchange::{Exchange, PageRequest, Valve};
 use crate::flow::Window;
 use crate::pipe::{Ledger, Pipe};
@@ -34,6 +35,10 @@ struct Inner {
     generation: u64,
     out: mpsc::UnboundedSender<Out>,
     next: AtomicU32,
+    /// Exchanges begun so far.
+    started: AtomicU64,
+    /// When the page last sent something of an answer, or began.
+    answered: Mutex<Instant>,
     exchanges: Mutex<HashMap<u32, Arc<Pipe>>>,
     echoes: Mutex<HashMap<u32, oneshot::Sender<()>>>,
     redirects: Mutex<Redirects>,
@@ -67,6 +72,8 @@ impl Carrier {
             generation,
             out,
             next: AtomicU32::new(1),
+            started: AtomicU64::new(0),
+            answered: Mutex::new(Instant::now()),
             exchanges: Mutex::default(),
             echoes: Mutex::default(),
             redirects: Mutex::default(),
@@ -90,10 +97,17 @@ impl Carrier {
         lock(&self.inner.exchanges).len()
     }
 
+    /// What it has done so far.
+    pub fn wear(&self) -> Wear {
+        let started = self.inner.started.load(Ordering::Relaxed);
+        Wear { started, running: self.running(), quiet: lock(&self.inner.answered).elapsed() }
+    }
+
     /// Starts a request. The exchange's faults say whether it may have been sent.
     pub fn fetch(&self, request: PageRequest) -> Exchange {
         let inner = &self.inner;
         let id = inner.next.fetch_add(1, Ordering::Relaxed);
+        inner.started.fetch_add(1, Ordering::Relaxed);
         let window = Window::new(CREDIT, inner.limits.exchange);
         let pipe = Arc::new(Pipe::new(window, inner.ledger.clone(), Instant::now()));
         lock(&inner.exchanges).insert(id, pipe.clone());
@@ -195,10 +209,12 @@ async fn read(inner: &Inner, mut stream: SplitStream<Socket>) -> String {
 fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
     let size = message.len();
     let mut read_at = now;
+    let mut answered = false;
     let mut exchanges = lock(&inner.exchanges);
     for frame in frame::decode(message) {
         match frame.map_err(|e| e.to_string())? {
             FromPage::Data(id, bytes) => {
+                answered = true;
                 let Some(pipe) = exchanges.get(&id) else { continue };
                 match pipe.data(bytes, size, read_at) {
                     Ok(Some(credit)) => inner.grant(id, credit),
@@ -207,6 +223,7 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
                 }
             }
             FromPage::Head(id, head) => {
+                answered = true;
                 if let Some(pipe) = exchanges.get(&id) {
                     pipe.head(head);
                 }
@@ -230,6 +247,9 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
                 }
             }
         }
+    }
+    if answered {
+        *lock(&inner.answered) = now;
     }
     if inner.ledger.total() > inner.limits.total {
         end_slowest(inner, &mut exchanges, now);

@@ -32,6 +32,15 @@ pub struct Child {
     exit: watch::Receiver<Option<String>>,
 }
 
+/// What the kernel says of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Pulse {
+    /// It runs, or would if there were a processor or a disk free.
+    pub wants_to_run: bool,
+    /// Processor time that it has used, in clock ticks.
+    pub used: u64,
+}
+
 impl Child {
     /// Spawns from a thread that lives as long as the child: the kernel takes the end of the spawning
     /// *thread* for the end of the parent.
@@ -110,13 +119,26 @@ impl Child {
         telling.join(" | ")
     }
 
-    /// Waits for it to go by itself after it was asked to, then makes it go.
-    pub async fn farewell(self) {
-        if tokio::time::timeout(FAREWELL, self.exited()).await.is_err() {
-            tracing::warn!("the browser does not close: asking again");
-            let _ = rustix::process::kill_process_group(self.pid, Signal::TERM);
-            let _ = tokio::time::timeout(FAREWELL, self.exited()).await;
+    /// Waits for it to go by itself after it was asked to, then makes it go. Returns whether it went in
+    /// peace, with everything written down.
+    pub async fn farewell(self) -> bool {
+        if tokio::time::timeout(FAREWELL, self.exited()).await.is_ok() {
+            return true;
         }
+        tracing::warn!("the browser does not close: asking again");
+        let _ = rustix::process::kill_process_group(self.pid, Signal::TERM);
+        tokio::time::timeout(FAREWELL, self.exited()).await.is_ok()
+    }
+
+    /// How its main process is doing, as the kernel tells; `None` if it is gone.
+    pub fn pulse(&self) -> Option<Pulse> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).ok()?;
+        // proc(5): state is the first field after the name, which may hold anything but ends with the last
+        // parenthesis; utime and stime are the 12th and 13th.
+        let fields: Vec<_> = stat.rsplit_once(')')?.1.split_ascii_whitespace().collect();
+        let ticks = |at: usize| fields.get(at)?.parse::<u64>().ok();
+        let wants_to_run = matches!(*fields.first()?, "R" | "D");
+        Some(Pulse { wants_to_run, used: ticks(11)? + ticks(12)? })
     }
 
     /// Kills the whole group and waits until the main process is reaped, so that the profile is free.

@@ -2,23 +2,27 @@
 //!
 //! They hold nothing of the supervisor and decide nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::sync::mpsc;
 
 use super::carrier::Carrier;
 use super::channel::Channel;
 use super::child::Child;
 use super::launch::LaunchSpec;
-use super::link::{Link, LinkError, LinkEvent, Tab};
+use super::link::{Link, LinkError, LinkEvent, Tab, TabId};
+use super::profile;
+use super::session::{Session, SessionFile};
 use crate::error::Fault;
 use crate::exchange::PageRequest;
 use crate::site::challenge::{self, Verdict};
 
 /// How long the site may take to answer a fetch of its own page.
 const PROBE: Duration = Duration::from_secs(10);
-/// How much of the site's page is looked at for the marks of a check.
-const PROBE_BODY: usize = 16 * 1024;
+/// How long connecting to a running browser again may take.
+const RELINK: Duration = Duration::from_secs(4);
 
 /// A browser that is up, and our hold on it.
 pub(super) struct Running {
@@ -27,6 +31,8 @@ pub(super) struct Running {
     pub events: mpsc::UnboundedReceiver<LinkEvent>,
     pub site: Tab,
     pub version: String,
+    /// What it knows of the saved session; `None` if that could not be restored.
+    pub session: Option<Arc<Session>>,
 }
 
 /// Opens a carrier and waits until it has connected; the reason if it does not. `patience`: from when its
@@ -51,8 +57,35 @@ pub(super) async fn open_carrier(
     }
 }
 
-/// Starts a browser and connects to it.
-pub(super) async fn launch(spec: LaunchSpec) -> Result<Running, String> {
+/// Starts a browser, connects to it, and gives it back the session that it may have lost. With `suspicious`,
+/// a profile on which it does not start, while it does on an empty one, is set aside.
+pub(super) async fn launch(spec: LaunchSpec, suspicious: bool) -> Result<Running, String> {
+    profile::released(&spec.profile).await;
+    let mut started = start(&spec).await;
+    if let (Err(cause), true) = (&started, suspicious) {
+        if starts_afresh(&spec).await {
+            let aside = profile::set_aside(&spec.profile).map_err(|error| {
+                let profile = spec.profile.display();
+                format!("the profile {profile} is damaged, and cannot be set aside ({error}): move it away by hand")
+            })?;
+            let aside = aside.display();
+            tracing::error!(cause, "the profile was damaged: it is now {aside}, and a new one is made");
+            started = start(&spec).await;
+        }
+    }
+    let mut running = started?;
+    running.session = match SessionFile::beside(&spec.profile).restore(&running.link).await {
+        Ok(session) => Some(session),
+        Err(error) => {
+            // What is saved there is worth more than what this browser knows.
+            tracing::error!(%error, "the saved session could not be restored: it is left as it is");
+            None
+        }
+    };
+    Ok(running)
+}
+
+async fn start(spec: &LaunchSpec) -> Result<Running, String> {
     let child = spec.launch().await.map_err(|e| e.to_string())?;
     let connect = async {
         let (link, events) = Link::connect(child.address()).await?;
@@ -61,7 +94,61 @@ pub(super) async fn launch(spec: LaunchSpec) -> Result<Running, String> {
         Ok::<_, LinkError>((link, events, site, version))
     };
     let (link, events, site, version) = connect.await.map_err(|e| e.to_string())?;
-    Ok(Running { child, link, events, site, version })
+    Ok(Running { child, link, events, site, version, session: None })
+}
+
+/// Whether a browser starts on an empty profile.
+async fn starts_afresh(spec: &LaunchSpec) -> bool {
+    let Ok(empty) = tempfile::tempdir() else { return false };
+    let spec = LaunchSpec { profile: empty.path().join("profile"), ..spec.clone() };
+    match start(&spec).await {
+        Ok(running) => {
+            running.child.kill().await;
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+/// What a new link to a running browser has found there.
+pub(super) struct Relinked {
+    pub link: Link,
+    pub events: mpsc::UnboundedReceiver<LinkEvent>,
+    /// `None` if the tab is gone.
+    pub site: Option<Tab>,
+    /// The carriers' tabs that are still there, by generation.
+    pub carriers: Vec<(u64, Tab)>,
+}
+
+/// Connects to a browser that runs, and takes over its tabs.
+pub(super) async fn relink(
+    address: String,
+    site: Option<TabId>,
+    carriers: Vec<(u64, TabId)>,
+) -> Result<Relinked, String> {
+    let join = async {
+        let (link, events) = Link::connect(&address).await?;
+        let site = match site {
+            Some(id) => {
+                tokio::time::timeout(RELINK / 2, link.rejoin_site(&id)).await.ok().and_then(Result::ok)
+            }
+            None => None,
+        };
+        let rejoin = carriers.into_iter().map(|(generation, id)| {
+            let link = link.clone();
+            async move {
+                // A page that stands still must not keep the others from being joined.
+                let joined = tokio::time::timeout(RELINK / 2, link.rejoin_carrier(&id)).await;
+                Some((generation, joined.ok()?.ok()?))
+            }
+        });
+        let carriers = join_all(rejoin).await.into_iter().flatten().collect();
+        Ok::<_, LinkError>(Relinked { link, events, site, carriers })
+    };
+    match tokio::time::timeout(RELINK, join).await {
+        Ok(joined) => joined.map_err(|e| e.to_string()),
+        Err(_) => Err(format!("the browser did not answer within {RELINK:?}")),
+    }
 }
 
 /// Fetches the site's own page through the carrier and judges the answer.
@@ -76,7 +163,7 @@ pub(super) async fn probe(carrier: &Carrier, path: String) -> Verdict {
         let mut exchange = carrier.fetch(request);
         let head = exchange.head().await?;
         let mut body = Vec::new();
-        while body.len() < PROBE_BODY {
+        while body.len() < challenge::LOOK {
             match exchange.chunk().await {
                 Some(chunk) => body.extend_from_slice(&chunk?.bytes),
                 None => break,
@@ -86,8 +173,8 @@ pub(super) async fn probe(carrier: &Carrier, path: String) -> Verdict {
     };
     match tokio::time::timeout(PROBE, look).await {
         Ok(Ok(verdict)) => verdict,
-        Ok(Err(fault)) => Verdict::Unwell(fault.cause().unwrap_or(fault.public()).to_owned()),
-        Err(_) => Verdict::Unwell(format!("the site did not answer within {PROBE:?}")),
+        Ok(Err(fault)) => Verdict::Unanswered(fault.cause().unwrap_or(fault.public()).to_owned()),
+        Err(_) => Verdict::Unanswered(format!("the site did not answer within {PROBE:?}")),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::frame::PageFailure;
 use crate::error::{Fault, FaultKind, Sent};
 use crate::pipe::Pipe;
+use crate::site::challenge::{self, Wall};
 
 /// Redirects to other origins that the browser stopped, by the address that was fetched.
 ///
@@ -88,7 +89,26 @@ pub(super) fn internal(error: impl std::fmt::Display) -> Fault {
     Fault::new(FaultKind::Internal, "The proxy could not hand this request to the page.").because(error)
 }
 
+/// The site answered with a wall. It has not done what was asked, most likely; but it was asked.
+pub(super) fn walled(wall: Wall) -> Fault {
+    let (kind, public) = match wall {
+        Wall::Check => (
+            FaultKind::Challenged,
+            "The site answered with its bot check; the proxy's browser is passing it now, try again in a moment.",
+        ),
+        Wall::SignIn => (
+            FaultKind::SignInRequired,
+            "The site wants the proxy's browser to sign in; if that does not renew itself, its operator must.",
+        ),
+    };
+    Fault::new(kind, public).maybe_sent().retry_after(Duration::from_secs(10))
+}
+
 fn redirected_away(to: Option<&str>) -> Fault {
+    let host = |origin: &str| url::Url::parse(origin).ok()?.host_str().map(str::to_owned);
+    if to.and_then(host).is_some_and(|it| challenge::is_sign_in_host(&it)) {
+        return walled(Wall::SignIn).because(format!("redirected to {}", to.unwrap_or_default()));
+    }
     let public = match to {
         Some(to) => {
             format!("The site redirected this request to {to}; requests go to the site's own origin only.")

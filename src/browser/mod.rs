@@ -17,6 +17,7 @@ pub mod launch;
 pub mod link;
 mod outbox;
 pub mod profile;
+mod session;
 pub mod state;
 mod supervisor;
 
@@ -27,10 +28,11 @@ use tokio::sync::{mpsc, watch};
 
 use crate::error::{Fault, FaultKind, Sent};
 use crate::exchange::{Exchange, Head, PageRequest};
+use crate::site::challenge::{self, Wall};
 use carrier::Carrier;
 use channel::BufferLimits;
 use launch::LaunchSpec;
-pub use state::{Phase, Repair, Timing};
+pub use state::{Phase, Repair, Timing, Upkeep};
 
 /// What a browser needs to run.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub struct BrowserSpec {
     pub url: url::Url,
     /// The times that its life goes by.
     pub timing: Timing,
+    /// How many carriers it keeps, and for how long.
+    pub upkeep: Upkeep,
     /// What may be held for slow readers.
     pub buffers: BufferLimits,
 }
@@ -106,7 +110,12 @@ impl Status {
     }
 }
 
+/// How long the beginning of an answer that may be a wall is waited for.
+const LOOK: Duration = Duration::from_secs(5);
+
 enum Command {
+    /// An exchange through this carrier was answered by a wall.
+    Walled(u64, Wall),
     Restart(Repair),
     Drain,
     Stop,
@@ -141,21 +150,35 @@ impl Browser {
     /// Performs `request` in the page and waits for the answer's head.
     ///
     /// Waits for a page until `deadline`, and again if the page is lost before the request has left it. A
-    /// request that may have reached the site is never sent again: its fault says `Sent::Maybe`.
+    /// request that may have reached the site is never sent again: its fault says `Sent::Maybe`. An answer
+    /// that is a wall is a fault too, and has the page warmed again.
     pub async fn fetch(&self, request: PageRequest, deadline: Instant) -> Result<(Head, Exchange), Fault> {
         loop {
             let carrier = self.carrier(deadline).await?;
             let mut exchange = carrier.fetch(request.clone());
-            match exchange.head().await {
-                Ok(head) => return Ok((head, exchange)),
+            let fault = match exchange.head().await {
+                Ok(head) => match wall_in_place_of(&request, &head, &mut exchange).await {
+                    None => return Ok((head, exchange)),
+                    Some(wall) => faults::walled(wall),
+                },
                 Err(fault) if fault.kind() == FaultKind::PageLost && fault.sent() == Sent::No => {
                     tracing::info!(
                         cause = fault.cause(),
                         "the page was lost before the request left: waiting"
                     );
+                    continue;
                 }
-                Err(fault) => return Err(fault),
+                Err(fault) => fault,
+            };
+            let wall = match fault.kind() {
+                FaultKind::Challenged => Some(Wall::Check),
+                FaultKind::SignInRequired => Some(Wall::SignIn),
+                _ => None,
+            };
+            if let Some(wall) = wall {
+                let _ = self.commands.send(Command::Walled(carrier.generation(), wall));
             }
+            return Err(fault);
         }
     }
 
@@ -200,4 +223,15 @@ impl Browser {
         // The supervisor's end closes the watch.
         while status.changed().await.is_ok() {}
     }
+}
+
+/// Whether this answer is a wall. Looks at its beginning where only that can tell.
+async fn wall_in_place_of(request: &PageRequest, head: &Head, exchange: &mut Exchange) -> Option<Wall> {
+    let body = match challenge::needs_body(head) {
+        true => exchange.peek(challenge::LOOK, Instant::now() + LOOK).await,
+        false => Vec::new(),
+    };
+    let accept = request.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("accept"));
+    let page = accept.into_iter().any(|(_, value)| value.contains("text/html"));
+    challenge::judge_answer(head, &body, page)
 }

@@ -4,8 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::Pid;
+
+/// Our lock, in the profile.
+const LOCK: &str = "tabproxy.lock";
 
 /// Gives a new profile its first preferences (see `browser-profile/`); leaves an existing one alone.
 pub(super) fn seed(profile: &Path) -> io::Result<()> {
@@ -31,6 +35,34 @@ pub(super) fn scratch(profile: &Path) -> io::Result<PathBuf> {
     }
     private_dir(&dir)?;
     Ok(dir)
+}
+
+/// Moves a damaged profile out of the way, so that a new one can take its place; returns where it is now.
+/// Its lock stays: it is ours, and held.
+pub(super) fn set_aside(profile: &Path) -> io::Result<PathBuf> {
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let mut name = profile.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".damaged-{}", seconds.as_secs()));
+    let aside = profile.with_file_name(name);
+    private_dir(&aside)?;
+    for entry in fs::read_dir(profile)? {
+        let name = entry?.file_name();
+        if name != LOCK {
+            fs::rename(profile.join(&name), aside.join(&name))?;
+        }
+    }
+    Ok(aside)
+}
+
+/// Waits until no browser holds the profile any more: one that was killed takes a moment to go. Gives up
+/// after some seconds, since the next browser will say itself that it cannot have it.
+pub(super) async fn released(profile: &Path) {
+    for _ in 0..100 {
+        if live_owner(profile).is_none() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn private_dir(dir: &Path) -> io::Result<()> {
@@ -67,7 +99,7 @@ impl ProfileLock {
     pub fn take(profile: &Path) -> Result<ProfileLock, ProfileError> {
         let unwritable = |e| ProfileError::Unwritable(profile.to_owned(), e);
         private_dir(profile).map_err(unwritable)?;
-        let path = profile.join("tabproxy.lock");
+        let path = profile.join(LOCK);
         let file = File::options()
             .create(true)
             .truncate(false)

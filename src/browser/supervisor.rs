@@ -9,16 +9,18 @@ use std::future::Future;
 use std::io;
 use std::mem::discriminant;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::MissedTickBehavior;
 
 use super::carrier::Carrier;
 use super::channel::Channel;
 use super::child::Child;
-use super::errands::{self, Running};
+use super::errands::{self, Relinked, Running};
 use super::link::{Link, LinkEvent, Tab};
+use super::session::{Session, SessionFile};
 use super::state::{Action, Event, Phase, State};
 use super::{BrowserSpec, Command, Status};
 use crate::site::challenge::{self, Verdict};
@@ -27,14 +29,25 @@ use crate::site::challenge::{self, Verdict};
 enum Report {
     Launched(Box<Result<Running, String>>),
     Exited(String),
-    Link(LinkEvent),
-    SiteOpened(Result<Tab, String>),
+    /// Over the link of this number.
+    Link(u64, LinkEvent),
+    Relinked(Box<Result<Relinked, String>>),
+    /// The site is to be opened in this tab from now on.
+    SiteTab(Tab),
+    SiteFailed(String),
+    SiteBeat(u64),
     CarrierOpened(u64, Result<(Carrier, Tab), String>),
     CarrierClosed(u64),
     Probed(u64, Verdict),
     CarrierBeat(u64),
-    BrowserBeat,
+    CarrierWeighed(u64, u64),
+    BrowserBeat(Duration),
+    Saved(Result<Arc<Session>, String>),
 }
+
+/// How often the session is looked at for something to save. A sign-in that was just renewed must survive
+/// a browser that is killed two seconds later.
+const SAVE: Duration = Duration::from_secs(1);
 
 struct Supervisor {
     spec: BrowserSpec,
@@ -44,11 +57,24 @@ struct Supervisor {
     reports: mpsc::UnboundedSender<(u64, Report)>,
     /// The number of the current browser.
     incarnation: u64,
+    /// A start under way.
+    launching: Option<AbortHandle>,
     child: Option<Child>,
     /// The end of the browser before, which holds the profile until it is over.
     dying: Option<JoinHandle<()>>,
     link: Option<Link>,
+    /// Links made so far: what an older one says no longer counts.
+    links: u64,
     site: Option<Tab>,
+    session: SessionFile,
+    /// What is saved; `None` while it must not be saved, or is being saved.
+    saved: Option<Arc<Session>>,
+    /// Whether the last attempt to save failed: that is worth one line, not one a second.
+    unsaved: bool,
+    /// The site's local storage may have changed since it was last saved.
+    storage_changed: bool,
+    /// Processor time that the browser had used when it was last looked at.
+    pulse: Option<u64>,
     /// Path of the page that the site's tab landed on.
     landing: String,
     carriers: HashMap<u64, (Carrier, Tab)>,
@@ -63,7 +89,7 @@ pub(super) async fn start(
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> io::Result<watch::Receiver<Status>> {
     let channel = Arc::new(Channel::bind(spec.buffers.clone()).await?);
-    let (state, todo) = State::new(spec.timing.clone(), seed(), Instant::now());
+    let (state, todo) = State::new(spec.timing.clone(), spec.upkeep.clone(), seed(), Instant::now());
     let (reports, inbox) = mpsc::unbounded_channel();
     let (status, receiver) = watch::channel(Status {
         phase: state.phase().clone(),
@@ -79,16 +105,23 @@ pub(super) async fn start(
     });
     let mut supervisor = Supervisor {
         landing: spec.url.path().to_owned(),
+        session: SessionFile::beside(&spec.launch.profile),
         spec,
         channel,
         state,
         status,
         reports,
         incarnation: 0,
+        launching: None,
         child: None,
         dying: None,
         link: None,
+        links: 0,
         site: None,
+        saved: None,
+        unsaved: false,
+        storage_changed: false,
+        pulse: None,
         carriers: HashMap::new(),
         version: None,
         pages: 0,
@@ -114,6 +147,8 @@ impl Supervisor {
         mut commands: mpsc::UnboundedReceiver<Command>,
         mut inbox: mpsc::UnboundedReceiver<(u64, Report)>,
     ) {
+        let mut save = tokio::time::interval(SAVE);
+        save.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while *self.state.phase() != Phase::Stopped {
             self.publish();
             let wake = tokio::time::Instant::from_std(self.state.wake_at());
@@ -125,6 +160,7 @@ impl Supervisor {
                 }
                 command = commands.recv() => match command {
                     Some(Command::Restart(what)) => self.apply(Event::Restart(what)),
+                    Some(Command::Walled(generation, wall)) => self.apply(Event::Walled(generation, wall)),
                     Some(Command::Drain) => self.apply(Event::Drain),
                     Some(Command::Stop) | None => {
                         self.apply(Event::Drain);
@@ -132,19 +168,48 @@ impl Supervisor {
                     }
                 },
                 () = tokio::time::sleep_until(wake) => self.apply(Event::Tick),
+                _ = save.tick() => self.save(),
             }
         }
         self.carriers.clear();
         self.publish();
-        if let Some(link) = self.link.take() {
-            let _ = link.close_browser().await;
-        }
-        if let Some(child) = self.child.take() {
-            child.farewell().await;
-        }
+        self.close().await;
         if let Some(dying) = self.dying.take() {
             let _ = dying.await;
         }
+    }
+
+    /// Ends the browser in peace: what it knows is saved, and it has the time to write its profile down.
+    async fn close(&mut self) {
+        if let Some(launching) = self.launching.take() {
+            launching.abort();
+        }
+        let (Some(child), link) = (self.child.take(), self.link.take()) else { return };
+        let mut saved = None;
+        if let Some(link) = link {
+            if let Some(before) = self.saved.take() {
+                let site = self.site.clone().zip(self.state.origin().map(str::to_owned));
+                let saving = self.session.save(&link, site.filter(|_| self.storage_changed), before);
+                saved = tokio::time::timeout(SAVE, saving).await.ok().and_then(Result::ok);
+            }
+            let _ = link.close_browser().await;
+        }
+        let peacefully = child.farewell().await;
+        if let (Some(session), true) = (saved, peacefully) {
+            if let Err(error) = self.session.close(&session) {
+                tracing::warn!(%error, "the session could not be saved");
+            }
+        }
+    }
+
+    /// Saves the session, if it has changed.
+    fn save(&mut self) {
+        let Some(link) = self.link.clone() else { return };
+        let Some(before) = self.saved.take() else { return };
+        let site = self.site.clone().zip(self.state.origin().map(str::to_owned));
+        let site = site.filter(|_| std::mem::take(&mut self.storage_changed));
+        let file = self.session.clone();
+        self.spawn(async move { Report::Saved(file.save(&link, site, before).await) });
     }
 
     fn apply(&mut self, event: Event) {
@@ -196,11 +261,14 @@ impl Supervisor {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Launch => self.launch(),
+            Action::Launch => self.launch(false),
+            Action::LaunchAnew => self.launch(true),
+            Action::Relink => self.relink(),
             Action::Kill => self.kill(),
             // Done at the end of `run`, which the machine's last phase brings about.
             Action::Close => {}
-            Action::OpenSite => self.open_site(),
+            Action::OpenSite => self.open_site(self.site.clone()),
+            Action::RenewSite => self.renew_site(),
             Action::OpenCarrier(generation, origin) => self.open_carrier(generation, origin),
             Action::CloseCarrier(generation) => self.close_carrier(generation),
             Action::Probe(generation) => {
@@ -220,9 +288,32 @@ impl Supervisor {
                     });
                 }
             }
+            Action::WeighCarrier(generation) => {
+                if let Some((_, tab)) = self.carriers.get(&generation) {
+                    let tab = tab.clone();
+                    self.beat(
+                        async move { Some(Report::CarrierWeighed(generation, tab.memory().await.ok()?)) },
+                    );
+                }
+            }
+            Action::BeatSite => {
+                if let Some(tab) = self.site.clone() {
+                    self.beat(async move { Some(Report::SiteBeat(tab.memory().await.ok()?)) });
+                }
+            }
             Action::BeatBrowser => {
                 if let Some(link) = self.link.clone() {
-                    self.beat(async move { link.version().await.is_ok().then_some(Report::BrowserBeat) });
+                    let asked = Instant::now();
+                    self.beat(async move {
+                        link.version().await.is_ok().then(|| Report::BrowserBeat(asked.elapsed()))
+                    });
+                }
+            }
+            Action::FeelPulse => {
+                if let Some(pulse) = self.child.as_ref().and_then(Child::pulse) {
+                    let before = self.pulse.replace(pulse.used);
+                    let working = pulse.wants_to_run || before.is_some_and(|it| it < pulse.used);
+                    self.apply(Event::BrowserPulse(working));
                 }
             }
         }
@@ -238,20 +329,28 @@ impl Supervisor {
         });
     }
 
-    fn launch(&mut self) {
+    fn launch(&mut self, suspicious: bool) {
         self.incarnation += 1;
         let (spec, dying) = (self.spec.launch.clone(), self.dying.take());
-        self.spawn(async move {
+        let (reports, incarnation) = (self.reports.clone(), self.incarnation);
+        let start = tokio::spawn(async move {
             if let Some(dying) = dying {
                 let _ = dying.await; // the profile is free only then
             }
-            Report::Launched(Box::new(errands::launch(spec).await))
+            let launched = Box::new(errands::launch(spec, suspicious).await);
+            let _ = reports.send((incarnation, Report::Launched(launched)));
         });
+        self.launching = Some(start.abort_handle());
     }
 
     fn kill(&mut self) {
+        // Two starts must not meet on one profile: what the one under way has begun ends with it.
+        if let Some(launching) = self.launching.take() {
+            launching.abort();
+        }
         self.link = None;
         self.site = None;
+        self.saved = None;
         for (_, (carrier, _)) in self.carriers.drain() {
             carrier.close();
         }
@@ -260,23 +359,65 @@ impl Supervisor {
         }
     }
 
-    fn open_site(&mut self) {
-        let (Some(link), site, url) = (self.link.clone(), self.site.clone(), self.spec.url.clone()) else {
-            return;
-        };
-        self.spawn(async move {
+    fn relink(&mut self) {
+        let Some(address) = self.child.as_ref().map(|it| it.address().to_owned()) else { return };
+        tracing::warn!("the link to the browser is lost or silent: connecting to it again");
+        self.links += 1; // nothing that the old one may still say
+        self.link = None;
+        let site = self.site.as_ref().map(|it| it.id().clone());
+        let carriers =
+            self.carriers.iter().map(|(generation, (_, tab))| (*generation, tab.id().clone())).collect();
+        self.spawn(async move { Report::Relinked(Box::new(errands::relink(address, site, carriers).await)) });
+    }
+
+    fn relinked(&mut self, joined: Relinked) {
+        let Relinked { link, events, site, mut carriers } = joined;
+        tracing::info!(carriers = carriers.len(), "connected to the browser again");
+        self.adopt(link, events);
+        let lost_site = self.site.is_some() && site.is_none();
+        self.site = site;
+        self.storage_changed = true;
+        let mut missing = Vec::new();
+        for (generation, (_, tab)) in &mut self.carriers {
+            match carriers.iter().position(|(it, _)| it == generation) {
+                Some(at) => *tab = carriers.swap_remove(at).1,
+                None => missing.push(*generation),
+            }
+        }
+        self.apply(Event::Relinked(Ok(())));
+        missing.into_iter().for_each(|it| self.lose_carrier(it, "its page does not answer"));
+        if lost_site {
+            self.apply(Event::SiteLost("the site's tab is gone".into()));
+        }
+    }
+
+    fn open_site(&mut self, tab: Option<Tab>) {
+        let Some(link) = self.link.clone() else { return };
+        let (url, reports, incarnation) = (self.spec.url.clone(), self.reports.clone(), self.incarnation);
+        self.beat(async move {
             let open = async {
-                let tab = match site {
+                let tab = match tab {
                     Some(tab) => tab,
-                    None => link.new_tab().await?,
+                    None => {
+                        let tab = link.new_tab().await?;
+                        // Before it lands anywhere, so that its landing is known as the site's.
+                        let _ = reports.send((incarnation, Report::SiteTab(tab.clone())));
+                        tab
+                    }
                 };
-                Ok((tab.navigate(url.as_str()).await, tab))
+                tab.navigate(url.as_str()).await
             };
-            Report::SiteOpened(match open.await {
-                Ok((Ok(()), tab)) => Ok(tab),
-                Ok((Err(error), _)) | Err(error) => Err(errands::plain(&error, &url)),
-            })
+            open.await.err().map(|error| Report::SiteFailed(errands::plain(&error, &url)))
         });
+    }
+
+    /// A fresh tab takes the place of one that stands still or uses too much memory.
+    fn renew_site(&mut self) {
+        tracing::warn!("the site's tab does not answer or uses too much memory: a fresh one takes its place");
+        if let Some(old) = self.site.take() {
+            tokio::spawn(async move { old.close().await });
+        }
+        self.open_site(None);
     }
 
     fn open_carrier(&mut self, generation: u64, origin: String) {
@@ -313,9 +454,18 @@ impl Supervisor {
                     format!("the browser ended ({how}) {words}").trim_end().to_owned(),
                 ));
             }
-            Report::Link(event) => self.on_link(event),
-            Report::SiteOpened(Ok(tab)) => self.site = Some(tab),
-            Report::SiteOpened(Err(cause)) => self.apply(Event::SiteFailed(cause)),
+            Report::Link(link, event) if link == self.links => self.on_link(event),
+            Report::Link(..) => {}
+            Report::Relinked(joined) => match *joined {
+                Ok(joined) => self.relinked(joined),
+                Err(cause) => {
+                    tracing::warn!(cause, "the browser cannot be connected to again");
+                    self.apply(Event::Relinked(Err(cause)));
+                }
+            },
+            Report::SiteTab(tab) => self.site = Some(tab),
+            Report::SiteFailed(cause) => self.apply(Event::SiteFailed(cause)),
+            Report::SiteBeat(bytes) => self.apply(Event::SiteBeat(bytes)),
             Report::CarrierOpened(generation, Ok((carrier, tab))) => {
                 let opened = carrier.clone();
                 self.carriers.insert(generation, (carrier, tab));
@@ -331,28 +481,64 @@ impl Supervisor {
             }
             Report::CarrierClosed(generation) => self.lose_carrier(generation, "its channel was closed"),
             Report::Probed(generation, verdict) => self.apply(Event::Probed(generation, verdict)),
-            Report::CarrierBeat(generation) => self.apply(Event::CarrierBeat(generation)),
-            Report::BrowserBeat => self.apply(Event::BrowserBeat),
+            Report::CarrierBeat(generation) => {
+                if let Some(wear) = self.carriers.get(&generation).map(|(it, _)| it.wear()) {
+                    self.apply(Event::CarrierBeat(generation, wear));
+                }
+            }
+            Report::CarrierWeighed(generation, bytes) => {
+                self.apply(Event::CarrierWeighed(generation, bytes));
+            }
+            Report::BrowserBeat(delay) => self.apply(Event::BrowserBeat(delay)),
+            Report::Saved(saved) => self.on_saved(saved),
+        }
+    }
+
+    fn on_saved(&mut self, saved: Result<Arc<Session>, String>) {
+        match saved {
+            Ok(session) => {
+                self.saved = Some(session);
+                self.unsaved = false;
+            }
+            Err(cause) => {
+                if !std::mem::replace(&mut self.unsaved, true) {
+                    tracing::warn!(cause, "the session could not be saved; this is tried on");
+                }
+                // Unlike anything there is: the next attempt saves all of it.
+                self.saved = Some(Arc::default());
+                self.storage_changed = true;
+            }
         }
     }
 
     fn launched(&mut self, running: Running) {
-        let Running { child, link, mut events, site, version } = running;
-        let (reports, incarnation, exited) = (self.reports.clone(), self.incarnation, child.exited());
-        tokio::spawn(async move {
-            while let Some(event) = events.recv().await {
-                let _ = reports.send((incarnation, Report::Link(event)));
-            }
-        });
+        let Running { child, link, events, site, version, session } = running;
+        let exited = child.exited();
+        self.adopt(link, events);
         self.spawn(async move { Report::Exited(exited.await) });
         if self.version.as_ref() != Some(&version) {
             tracing::info!(pid = child.pid(), "browser: {version}");
         }
+        self.launching = None;
         self.child = Some(child);
-        self.link = Some(link);
         self.site = Some(site);
+        self.saved = session;
+        self.storage_changed = false;
+        self.pulse = None;
         self.version = Some(version);
         self.apply(Event::BrowserUp);
+    }
+
+    /// From now on this is the link, and what it says counts.
+    fn adopt(&mut self, link: Link, mut events: mpsc::UnboundedReceiver<LinkEvent>) {
+        self.links += 1;
+        self.link = Some(link);
+        let (reports, incarnation, number) = (self.reports.clone(), self.incarnation, self.links);
+        tokio::spawn(async move {
+            while let Some(event) = events.recv().await {
+                let _ = reports.send((incarnation, Report::Link(number, event)));
+            }
+        });
     }
 
     fn on_link(&mut self, event: LinkEvent) {
@@ -377,7 +563,11 @@ impl Supervisor {
                     carrier.redirect_stopped(from, to);
                 }
             }
-            LinkEvent::Lost(cause) => self.apply(Event::BrowserLost(cause)),
+            LinkEvent::StorageChanged(tab) => self.storage_changed |= is_site(&tab),
+            LinkEvent::Lost(cause) => {
+                self.link = None;
+                self.apply(Event::LinkLost(cause));
+            }
         }
     }
 

@@ -45,6 +45,14 @@ pub struct Config {
     pub headless: bool,
     /// Chromium's sandbox.
     pub sandbox: SandboxMode,
+    /// Pages that stand ready to perform requests, 1 to 8.
+    pub carriers: usize,
+    /// A page is replaced after so many requests,
+    pub page_exchanges: u64,
+    /// at this age,
+    pub page_age: Duration,
+    /// or when it uses so many bytes.
+    pub page_memory: usize,
     /// Host names and where they are found, `addr` or `addr:port` (an IPv6 address in brackets).
     pub resolve: Vec<(String, String)>,
     /// Base64 of the SHA-256 of the SubjectPublicKeyInfo of every certificate that is trusted by name.
@@ -144,6 +152,10 @@ impl Config {
                 .unwrap_or_else(|| std::env::temp_dir().join("tabproxy/profile")),
             headless: !parse::has_display(env),
             sandbox: SandboxMode::Auto,
+            carriers: 2,
+            page_exchanges: 2000,
+            page_age: Duration::from_secs(6 * 3600),
+            page_memory: 512 << 20,
             resolve: Vec::new(),
             pins: Vec::new(),
             proxy: ProxyConfig::default(),
@@ -204,6 +216,10 @@ impl Settings {
         }
         r.read("TABPROXY_HEADLESS", self.headless, &mut c.headless, |value| headless(value, env));
         r.read("TABPROXY_SANDBOX", self.sandbox, &mut c.sandbox, parse::sandbox);
+        r.read("TABPROXY_CARRIERS", self.carriers, &mut c.carriers, parse::carriers);
+        r.read("TABPROXY_PAGE_EXCHANGES", self.page_exchanges, &mut c.page_exchanges, parse::page_exchanges);
+        r.read("TABPROXY_PAGE_AGE", self.page_age, &mut c.page_age, parse::page_age);
+        r.read("TABPROXY_PAGE_MEMORY", self.page_memory, &mut c.page_memory, parse::page_memory);
 
         let (mut https, mut http, mut all, mut bypass) = (None, None, None, Some(Vec::new()));
         let server = |value: &str| ProxyServer::parse(value).map(Some);

@@ -317,6 +317,40 @@ pub(super) fn inflight(value: &str) -> Result<usize, Mistake> {
     })
 }
 
+pub(super) fn carriers(value: &str) -> Result<usize, Mistake> {
+    let number = value.parse().ok().filter(|it| (1..=8).contains(it));
+    number.ok_or_else(|| {
+        let what = format!("is `{value}`, which is not a number from 1 to 8");
+        Mistake::new(what, "2 is one page that works and one in reserve")
+    })
+}
+
+pub(super) fn page_exchanges(value: &str) -> Result<u64, Mistake> {
+    let number = value.parse().ok().filter(|it| *it >= 1);
+    number.ok_or_else(|| {
+        let what = format!("is `{value}`, which is not a number from 1");
+        Mistake::new(what, "write after how many requests a page is replaced; 2000 is a good start")
+    })
+}
+
+pub(super) fn page_age(value: &str) -> Result<Duration, Mistake> {
+    let age = duration(value)?;
+    if age < Duration::from_secs(60) {
+        let what = format!("is `{value}`, which is too short: opening a page takes a part of a second");
+        return Err(Mistake::new(what, "write a time of at least 1m; 6h is a good start"));
+    }
+    Ok(age)
+}
+
+pub(super) fn page_memory(value: &str) -> Result<usize, Mistake> {
+    let bytes = size(value)?;
+    if bytes < 16 << 20 {
+        let what = format!("is `{value}`, which an empty page needs already");
+        return Err(Mistake::new(what, "write at least 16MiB; 512MiB is a good start"));
+    }
+    Ok(bytes)
+}
+
 pub(super) fn queue(value: &str) -> Result<usize, Mistake> {
     let number = value.parse().ok().filter(|it| *it <= QUEUE_LIMIT);
     number.ok_or_else(|| {

@@ -81,6 +81,24 @@ pub struct Settings {
     #[arg(help_heading = "The browser")]
     pub sandbox: Option<String>,
 
+    /// Pages that stand ready to perform requests, 1 to 8: one more than works at a time, so that one that
+    /// crashes costs milliseconds [default: 2]
+    #[arg(long, env = "TABPROXY_CARRIERS", hide_env_values = true, value_name = "N")]
+    #[arg(help_heading = "The browser")]
+    pub carriers: Option<String>,
+    /// A page is replaced by a fresh one, without a gap, after so many requests, 1 or more [default: 2000]
+    #[arg(long, env = "TABPROXY_PAGE_EXCHANGES", hide_env_values = true, value_name = "N")]
+    #[arg(help_heading = "The browser")]
+    pub page_exchanges: Option<String>,
+    /// The same, at this age, as 30m or 6h; at most 24h [default: 6h]
+    #[arg(long, env = "TABPROXY_PAGE_AGE", hide_env_values = true, value_name = "TIME")]
+    #[arg(help_heading = "The browser")]
+    pub page_age: Option<String>,
+    /// The same, when a page uses so much memory; so is the site's own page [default: 512MiB]
+    #[arg(long, env = "TABPROXY_PAGE_MEMORY", hide_env_values = true, value_name = "SIZE")]
+    #[arg(help_heading = "The browser")]
+    pub page_memory: Option<String>,
+
     // The four proxies are not read by clap: lower-case names come first, as in curl, but after the flag.
     /// Proxy for https sites: http, https or socks5 (names are resolved by the proxy), user and password
     /// percent-encoded. Example: socks5://user:p%40ss@10.0.0.1:1080 [env: https_proxy, HTTPS_PROXY]

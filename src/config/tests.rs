@@ -63,6 +63,10 @@ fn empty_is_unset() {
         "ALLOW_PATHS",
         "ALLOW_HEADERS",
         "HOSTS",
+        "CARRIERS",
+        "PAGE_EXCHANGES",
+        "PAGE_AGE",
+        "PAGE_MEMORY",
         "MAX_INFLIGHT",
         "QUEUE",
         "QUEUE_WAIT",
@@ -83,7 +87,7 @@ fn empty_is_unset() {
     assert_eq!(checked(settings, &[("TABPROXY_QUEUE", "x")]).unwrap().queue, 256, "an empty flag resets");
 }
 
-const BAD: [(&str, &str, &str); 50] = [
+const BAD: [(&str, &str, &str); 55] = [
     ("TABPROXY_LISTEN", "3000", "127.0.0.1:3000"),
     ("TABPROXY_LISTEN", "example.com:80", "127.0.0.1:3000"),
     ("TABPROXY_ORIGIN", "chatgpt.com", "write https://chatgpt.com"),
@@ -117,6 +121,11 @@ const BAD: [(&str, &str, &str); 50] = [
     ("TABPROXY_ALLOW_HEADERS", "proxy-authorization", "never passes"),
     ("TABPROXY_HOSTS", "a.test:3000", "without scheme and port"),
     ("TABPROXY_HOSTS", "*.a.test", "* alone"),
+    ("TABPROXY_CARRIERS", "0", "from 1 to 8"),
+    ("TABPROXY_PAGE_EXCHANGES", "0", "from 1"),
+    ("TABPROXY_PAGE_AGE", "2s", "at least 1m"),
+    ("TABPROXY_PAGE_AGE", "old", "not a time"),
+    ("TABPROXY_PAGE_MEMORY", "1M", "at least 16MiB"),
     ("TABPROXY_MAX_INFLIGHT", "0", "256 streams"),
     ("TABPROXY_MAX_INFLIGHT", "257", "256 streams"),
     ("TABPROXY_QUEUE", "-1", "from 0"),

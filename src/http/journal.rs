@@ -146,6 +146,8 @@ impl Drop for Line {
             FaultKind::Internal => write_line!(error, line, code, fault.cause(), fault),
             FaultKind::NotReady
             | FaultKind::NeedsOperator
+            | FaultKind::Challenged
+            | FaultKind::SignInRequired
             | FaultKind::PageLost
             | FaultKind::FetchFailed
             | FaultKind::RedirectedAway

@@ -47,6 +47,8 @@ fn status(kind: FaultKind) -> StatusCode {
         FaultKind::QueueTimeout
         | FaultKind::NotReady
         | FaultKind::NeedsOperator
+        | FaultKind::Challenged
+        | FaultKind::SignInRequired
         | FaultKind::Draining
         | FaultKind::SlowReader => StatusCode::SERVICE_UNAVAILABLE,
         FaultKind::PageLost | FaultKind::FetchFailed | FaultKind::RedirectedAway => StatusCode::BAD_GATEWAY,

@@ -72,6 +72,8 @@ pub(super) struct Proof {
 pub(super) struct Gate {
     key: String,
     epoch: AtomicU64,
+    /// Sessions are sealed with this: a rotation makes all older ones invalid.
+    session: AtomicU64,
     check: AtomicU8,
     sign_in: AtomicBool,
     least: Duration,
@@ -86,6 +88,7 @@ impl Gate {
         Self {
             key: new_id() + &new_id(),
             epoch: AtomicU64::new(0),
+            session: AtomicU64::new(0),
             check: AtomicU8::new(check as u8),
             sign_in: AtomicBool::new(sign_in),
             least,
@@ -150,13 +153,19 @@ impl Gate {
 
     /// `Set-Cookie` of a signed-in browser: it lasts a month.
     pub fn session_cookie(&self) -> String {
-        let value = self.seal(&["session"]);
+        let value = self.session_seal();
         format!("{SESSION}={value}; Path=/; Max-Age=2592000; HttpOnly; Secure; SameSite=Lax")
     }
 
     /// Whether these headers come from a signed-in browser.
     pub fn is_signed_in(&self, headers: &HeaderMap) -> bool {
-        cookies(headers, SESSION).any(|value| value == self.seal(&["session"]))
+        cookies(headers, SESSION).any(|value| value == self.session_seal())
+    }
+
+    /// The next session cookie: the one before is worth nothing from now on.
+    pub fn rotate_session(&self) -> String {
+        self.session.fetch_add(1, Ordering::Relaxed);
+        self.session_cookie()
     }
 
     /// A new nonce for a check page.
@@ -196,6 +205,10 @@ impl Gate {
         let (issued, rest) = nonce.split_once('.')?;
         let (id, seal) = rest.split_once('.')?;
         (seal == self.seal(&["nonce", issued, id])).then(|| issued.parse().ok())?
+    }
+
+    fn session_seal(&self) -> String {
+        self.seal(&["session", &self.session.load(Ordering::Relaxed).to_string()])
     }
 
     fn clearance_seal(&self, expiry: u64, user_agent: &str) -> String {
@@ -298,5 +311,8 @@ mod tests {
         let pair = cookie.split(';').next().expect("a pair");
         assert!(gate.is_signed_in(&browser("any", pair)));
         assert!(!gate.is_signed_in(&browser("any", &format!("{SESSION}=1"))));
+        let next = gate.rotate_session();
+        assert!(!gate.is_signed_in(&browser("any", pair)));
+        assert!(gate.is_signed_in(&browser("any", next.split(';').next().expect("a pair"))));
     }
 }

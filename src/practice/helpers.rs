@@ -137,11 +137,18 @@ pub(super) async fn slow_head(State(site): State<Arc<Site>>, Query(wait): Query<
     ok(&json!({"waited_ms": wait.ms}))
 }
 
-/// `GET cookie-rotate`: a new value of `practice_rotating`, as a site that rotates its sign-in does.
-pub(super) async fn cookie_rotate() -> Response {
+/// `GET cookie-rotate`: a new value of `practice_rotating`, and for who is signed in a new session in place
+/// of the old one, as a site that rotates its sign-in does.
+pub(super) async fn cookie_rotate(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
     let value = new_id();
     let cookie = format!("practice_rotating={value}; Path=/; Max-Age=86400; HttpOnly; Secure; SameSite=Lax");
-    ([(header::SET_COOKIE, cookie)], ok(&json!({ "value": value }))).into_response()
+    let mut response = ([(header::SET_COOKIE, cookie)], ok(&json!({ "value": value }))).into_response();
+    if site.gate.is_signed_in(&headers) {
+        if let Ok(session) = HeaderValue::try_from(site.gate.rotate_session()) {
+            response.headers_mut().append(header::SET_COOKIE, session);
+        }
+    }
+    response
 }
 
 fn listed(headers: &HeaderMap) -> Value {

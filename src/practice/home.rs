@@ -3,6 +3,7 @@
 //! The pages are files in `assets/`, so that they can be read and changed as what they are.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -39,7 +40,12 @@ pub(super) async fn page(State(site): State<Arc<Site>>, request: Request) -> Res
         return redirect(StatusCode::FOUND, "/auth/login");
     }
     site.tally.add(|counters| counters.home_loads += 1);
-    strict(html(StatusCode::OK, HOME))
+    let mut page =
+        strict(html(StatusCode::OK, HOME.replace("{{leak}}", &site.leak.load(Relaxed).to_string())));
+    if site.restless.load(Relaxed) {
+        page.headers_mut().insert("refresh", HeaderValue::from_static("0"));
+    }
+    page
 }
 
 /// `GET /auth/login`.

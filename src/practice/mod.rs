@@ -37,6 +37,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
@@ -130,6 +131,8 @@ impl Practice {
             ),
             conversations: conversation::Conversations::default(),
             format: args.format,
+            leak: AtomicU64::new(0),
+            restless: AtomicBool::new(false),
         });
         let (cert_pem, stop) = (identity.pem.clone(), CancellationToken::new());
         tokio::spawn(server::serve(
@@ -194,6 +197,16 @@ impl Practice {
     /// Raises or removes the sign-in wall; whoever is signed in stays so.
     pub fn set_sign_in(&self, wanted: bool) {
         self.site.gate.set_sign_in(wanted);
+    }
+
+    /// From its next load on the home page leaks so many megabytes a second; 0 for none.
+    pub fn set_leak(&self, megabytes: u64) {
+        self.site.leak.store(megabytes, Ordering::Relaxed);
+    }
+
+    /// From its next load on the home page reloads itself as soon as it is there, or no longer does.
+    pub fn set_restless(&self, restless: bool) {
+        self.site.restless.store(restless, Ordering::Relaxed);
     }
 
     /// `name=value` of a clearance cookie for this User-Agent: lets a benchmark's direct client in.

@@ -8,6 +8,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use axum::Router;
 use axum::extract::Request;
@@ -36,6 +37,10 @@ pub(super) struct Site {
     pub conversations: Conversations,
     /// How answers are written when the prompt does not say.
     pub format: Format,
+    /// The home page leaks so many megabytes a second.
+    pub leak: AtomicU64,
+    /// The home page reloads itself as soon as it is there, for ever.
+    pub restless: AtomicBool,
 }
 
 impl Site {

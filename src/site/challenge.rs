@@ -20,8 +20,10 @@ pub enum Verdict {
     Passed,
     /// There is a wall.
     Wall(Wall),
-    /// Neither: the site or the way to it is in trouble, in words.
+    /// Neither: the site is in trouble, in words.
     Unwell(String),
+    /// There was no answer: the site, the way to it, or the page itself is in trouble, in words.
+    Unanswered(String),
 }
 
 /// What the address says that the site's tab landed on.
@@ -39,6 +41,12 @@ pub enum Landing {
 /// its script and its options.
 const CHECK_MARKS: [&str; 4] = ["<title>just a moment", "challenge-platform", "_cf_chl_opt", "cf-turnstile"];
 
+/// What a sign-in page has in it.
+const SIGN_IN_MARKS: [&str; 4] = ["type=\"password\"", "type=password", "<title>log in", "<title>sign in"];
+
+/// How much of an answer's beginning is looked at.
+pub const LOOK: usize = 16 * 1024;
+
 /// Path segments of sign-in pages.
 const SIGN_IN_PATHS: [&str; 6] =
     ["login", "log-in", "signin", "sign-in", "log-in-or-create-account", "authorize"];
@@ -48,10 +56,10 @@ const SIGN_IN_HOSTS: [&str; 5] = ["auth.", "auth0.", "login.", "accounts.", "sig
 
 /// Judges an answer to a fetch of the site's own page, from its head and the beginning of its body.
 pub fn judge(head: &Head, body: &[u8]) -> Verdict {
-    if header(head, "cf-mitigated").is_some_and(|it| it.eq_ignore_ascii_case("challenge")) {
+    if is_mitigated(head) {
         return Verdict::Wall(Wall::Check);
     }
-    let html = header(head, "content-type").is_some_and(|it| it.trim_start().starts_with("text/html"));
+    let html = is_html(head);
     if html && has_check_marks(body) {
         return Verdict::Wall(Wall::Check);
     }
@@ -68,9 +76,31 @@ pub fn judge(head: &Head, body: &[u8]) -> Verdict {
     }
 }
 
+/// Whether only the beginning of an answer's body can tell if it is a wall: see [`judge_answer`].
+pub fn needs_body(head: &Head) -> bool {
+    is_html(head) && matches!(head.status, 200 | 401 | 403 | 429 | 503) && !is_mitigated(head)
+}
+
+/// Judges an answer to a caller's request: is it a wall in place of what was asked for? More careful than
+/// [`judge`], because what is none must pass as it is. `body` is its beginning, as far as [`needs_body`]
+/// wants it; `page` says that the caller asked for a page, so that one to sign in may be what it wants.
+pub fn judge_answer(head: &Head, body: &[u8], page: bool) -> Option<Wall> {
+    if is_mitigated(head) || (needs_body(head) && has_check_marks(body)) {
+        return Some(Wall::Check);
+    }
+    let redirected = head.redirected_to.as_deref().is_some_and(is_sign_in_path);
+    let sign_in = redirected && is_html(head) || needs_body(head) && has_sign_in_marks(body);
+    (sign_in && !page).then_some(Wall::SignIn)
+}
+
+/// Whether a host does nothing but sign people in.
+pub fn is_sign_in_host(host: &str) -> bool {
+    SIGN_IN_HOSTS.iter().any(|it| host.starts_with(it))
+}
+
 /// Judges the address that the site's tab landed on, given the host that was asked for.
 pub fn judge_landing(asked: &str, host: &str, path: &str) -> Landing {
-    if SIGN_IN_HOSTS.iter().any(|it| host.starts_with(it)) || is_sign_in_path(path) {
+    if is_sign_in_host(host) || is_sign_in_path(path) {
         Landing::Wall(Wall::SignIn)
     } else if site_of(asked) == site_of(host) {
         Landing::Site
@@ -89,12 +119,26 @@ fn header<'a>(head: &'a Head, name: &str) -> Option<&'a str> {
     head.headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.as_str())
 }
 
+/// Cloudflare's own word that this is its check and not the site's answer.
+fn is_mitigated(head: &Head) -> bool {
+    header(head, "cf-mitigated").is_some_and(|it| it.eq_ignore_ascii_case("challenge"))
+}
+
+fn is_html(head: &Head) -> bool {
+    header(head, "content-type")
+        .is_some_and(|it| it.trim_start().to_ascii_lowercase().starts_with("text/html"))
+}
+
+fn has_sign_in_marks(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+    SIGN_IN_MARKS.iter().any(|it| text.contains(it))
+}
+
 fn has_check_marks(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     // A page that has passed may still carry the script that watches over it: only in the beginning of a
     // short page, or with the title, is it the check itself.
-    text.contains(CHECK_MARKS[0])
-        || (body.len() < 16 * 1024 && CHECK_MARKS.iter().any(|it| text.contains(it)))
+    text.contains(CHECK_MARKS[0]) || (body.len() < LOOK && CHECK_MARKS.iter().any(|it| text.contains(it)))
 }
 
 fn is_sign_in_path(path: &str) -> bool {
@@ -143,6 +187,32 @@ mod tests {
         assert_eq!(judge_landing("chat.openai.com", "chatgpt.com", "/"), Landing::Site);
         assert_eq!(judge_landing("chat.example.com", "example.com", "/"), Landing::Site);
         assert_eq!(judge_landing("example.com", "appleid.apple.com", "/"), Landing::Elsewhere);
+    }
+
+    #[test]
+    fn a_wall_in_place_of_an_answer() {
+        const FORM: &[u8] = b"<!doctype html><form><input type=\"password\">";
+        const CHECK: &[u8] = b"<html><head><title>Just a moment...</title>";
+        let mut redirected = head(200, &[HTML]);
+        redirected.redirected_to = Some("/auth/login".into());
+        let json = ("content-type", "application/json");
+        for (head, body, page, expected) in [
+            (head(403, &[("cf-mitigated", "challenge"), json]), &b"{}"[..], false, Some(Wall::Check)),
+            (head(403, &[HTML]), CHECK, false, Some(Wall::Check)),
+            (head(503, &[HTML]), CHECK, true, Some(Wall::Check)),
+            (head(200, &[HTML]), FORM, false, Some(Wall::SignIn)),
+            (head(200, &[HTML]), FORM, true, None),
+            (redirected.clone(), b"", false, Some(Wall::SignIn)),
+            (redirected, b"", true, None),
+            // What the site itself says passes, however it reads.
+            (head(403, &[HTML]), b"<html>forbidden", false, None),
+            (head(403, &[json]), b"{\"detail\":\"<title>just a moment\"}", false, None),
+            (head(401, &[json]), b"{}", false, None),
+            (head(429, &[json]), b"{}", false, None),
+            (head(502, &[HTML]), CHECK, false, None),
+        ] {
+            assert_eq!(judge_answer(&head, body, page), expected, "{head:?}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! parse is skipped. Commands only: bodies never cross this connection (see [`super::channel`]).
 
 mod pump;
+mod stores;
 mod tab;
 
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub enum LinkEvent {
     TabCrashed(TabId),
     /// A tab was closed.
     TabGone(TabId),
+    /// The local storage of a tab's origin changed.
+    StorageChanged(TabId),
     /// A fetch of a carrier was redirected to another origin, and stopped on the way.
     RedirectStopped {
         /// The carrier's tab.
@@ -178,7 +181,19 @@ impl Link {
 
     async fn site_tab(&self, id: target::TargetId) -> Result<Tab, LinkError> {
         let tab = self.attach(id).await?;
-        tab.report_navigation().await?;
+        tab.report_site().await?;
+        Ok(tab)
+    }
+
+    /// Takes over, over this link, a site's tab that an earlier link opened.
+    pub async fn rejoin_site(&self, id: &TabId) -> Result<Tab, LinkError> {
+        self.site_tab(target::TargetId::new(id.0.clone())).await
+    }
+
+    /// Takes over, over this link, a carrier that an earlier link opened.
+    pub async fn rejoin_carrier(&self, id: &TabId) -> Result<Tab, LinkError> {
+        let tab = self.attach(target::TargetId::new(id.0.clone())).await?;
+        tab.report_carrier().await?;
         Ok(tab)
     }
 
@@ -188,10 +203,7 @@ impl Link {
     /// request is answered by us, past the site's service worker. Its policy lets it reach its own origin
     /// and `channel` (`ws://address`), so that a redirect can carry no request anywhere else.
     pub async fn open_carrier(&self, origin: &str, channel: &str, script: &str) -> Result<Tab, LinkError> {
-        let mut create = target::CreateTargetParams::new("about:blank");
-        create.background = Some(true); // the operator's tab stays in front
-        let id = self.call(None, create).await?.target_id;
-        let tab = self.attach(id).await?;
+        let tab = self.background_tab().await?;
         match tab.become_carrier(origin, channel, script).await {
             Ok(()) => Ok(tab),
             Err(error) => {
@@ -199,6 +211,14 @@ impl Link {
                 Err(error)
             }
         }
+    }
+
+    /// An empty tab behind the operator's.
+    async fn background_tab(&self) -> Result<Tab, LinkError> {
+        let mut create = target::CreateTargetParams::new("about:blank");
+        create.background = Some(true);
+        let id = self.call(None, create).await?.target_id;
+        self.attach(id).await
     }
 
     async fn attach(&self, id: target::TargetId) -> Result<Tab, LinkError> {

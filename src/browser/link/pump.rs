@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use chromiumoxide::cdp::browser_protocol::{audits, fetch, log, page, target};
+use chromiumoxide::cdp::browser_protocol::{audits, dom_storage, fetch, log, page, target};
 use chromiumoxide::types::{CallId, EventMessage, Message, MethodId, Response};
 use chromiumoxide::{Command, Connection, Method};
 use futures::StreamExt;
@@ -152,6 +152,12 @@ impl Pump {
                 .map(|it| LinkEvent::TabCrashed(TabId(it.target_id.into()))),
             target::EventTargetDestroyed::IDENTIFIER => read::<target::EventTargetDestroyed>(event.params)
                 .map(|it| LinkEvent::TabGone(TabId(it.target_id.into()))),
+            dom_storage::EventDomStorageItemAdded::IDENTIFIER
+            | dom_storage::EventDomStorageItemUpdated::IDENTIFIER
+            | dom_storage::EventDomStorageItemRemoved::IDENTIFIER
+            | dom_storage::EventDomStorageItemsCleared::IDENTIFIER => {
+                self.tab_of(&event).map(LinkEvent::StorageChanged)
+            }
             audits::EventIssueAdded::IDENTIFIER => self.tab_of(&event).and_then(|tab| {
                 let from = blocked_request(&event.params)?.to_owned();
                 let to = self.blocked.remove(&tab)?;

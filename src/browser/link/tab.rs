@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chromiumoxide::Command;
-use chromiumoxide::cdp::browser_protocol::{audits, fetch, log, network, page, target};
+use chromiumoxide::cdp::browser_protocol::{audits, dom_storage, fetch, log, network, page, target};
 use chromiumoxide::cdp::js_protocol::runtime;
 
 use super::{Link, LinkError};
@@ -33,12 +33,28 @@ impl Tab {
         &self.id
     }
 
-    /// Has its navigations reported as [`super::LinkEvent::Navigated`].
-    pub(super) async fn report_navigation(&self) -> Result<(), LinkError> {
+    /// Has its navigations reported as [`super::LinkEvent::Navigated`], and changes of its local storage as
+    /// [`super::LinkEvent::StorageChanged`].
+    pub(super) async fn report_site(&self) -> Result<(), LinkError> {
+        self.call(page::EnableParams::default()).await?;
+        self.call(dom_storage::EnableParams {}).await.map(drop)
+    }
+
+    /// Has its navigations reported, and its [`super::LinkEvent::RedirectStopped`]: for that the log names
+    /// where the redirect led, and the issue whose it was.
+    pub(super) async fn report_carrier(&self) -> Result<(), LinkError> {
+        self.call(log::EnableParams {}).await?;
+        self.call(audits::EnableParams {}).await?;
         self.call(page::EnableParams::default()).await.map(drop)
     }
 
-    async fn call<C: Command>(&self, command: C) -> Result<C::Response, LinkError> {
+    /// Bytes that its page uses: scripts' objects, documents, buffers. Also a sign of life of its renderer.
+    pub async fn memory(&self) -> Result<u64, LinkError> {
+        let heap = self.call(runtime::GetHeapUsageParams {}).await?;
+        Ok((heap.used_size + heap.embedder_heap_used_size + heap.backing_storage_size) as u64)
+    }
+
+    pub(super) async fn call<C: Command>(&self, command: C) -> Result<C::Response, LinkError> {
         self.link.call(Some(&self.session), command).await
     }
 
@@ -70,13 +86,9 @@ impl Tab {
         }
     }
 
-    /// See [`Link::open_carrier`].
-    pub(super) async fn become_carrier(
-        &self,
-        origin: &str,
-        channel: &str,
-        script: &str,
-    ) -> Result<(), LinkError> {
+    /// Opens the empty page of our own, as one of `origin`. Its policy lets it reach `channel`
+    /// (`ws://address`, or nothing) besides its own origin.
+    pub(super) async fn open_own_page(&self, origin: &str, channel: &str) -> Result<(), LinkError> {
         let document = format!("{origin}{CARRIER_PATH}");
         let pattern = fetch::RequestPattern {
             url_pattern: Some(document.clone()),
@@ -90,14 +102,21 @@ impl Tab {
         // the fragment, which never goes on any wire.
         self.navigate(&format!("{document}#{channel}")).await?;
         self.call(fetch::DisableParams {}).await?;
-        self.call(network::DisableParams {}).await?;
-        // Both for `RedirectStopped`: the log names where the redirect led, the issue whose it was.
-        self.call(log::EnableParams {}).await?;
-        self.call(audits::EnableParams {}).await?;
+        self.call(network::DisableParams {}).await.map(drop)
+    }
+
+    /// See [`Link::open_carrier`].
+    pub(super) async fn become_carrier(
+        &self,
+        origin: &str,
+        channel: &str,
+        script: &str,
+    ) -> Result<(), LinkError> {
+        self.open_own_page(origin, channel).await?;
+        self.report_carrier().await?;
         // From there into a document made of nothing, still of the same origin and under the same policy.
         // Its address is outside the scope of any service worker, so none can take it over later (a site's
         // `clients.claim()` does take over a page that was merely loaded past it).
-        self.call(page::EnableParams::default()).await?;
         let script = format!("if (location.protocol === 'blob:') {script}");
         self.call(page::AddScriptToEvaluateOnNewDocumentParams::new(script)).await?;
         self.evaluate(MOVE, super::CALL).await.map(drop)

@@ -1,6 +1,7 @@
 //! The machine against scripts, and against any sequence of events.
 
 use super::*;
+use crate::site::challenge::{Landing, Verdict};
 use proptest::prelude::*;
 
 const ORIGIN: &str = "https://chat.example";
@@ -14,7 +15,7 @@ struct Run {
 impl Run {
     fn new() -> Run {
         let now = Instant::now();
-        let (state, todo) = State::new(Timing::default(), 7, now);
+        let (state, todo) = State::new(Timing::default(), upkeep(), 7, now);
         Run { state, now, todo }
     }
 
@@ -47,6 +48,17 @@ impl Run {
     }
 }
 
+const PROMPT: Duration = Duration::from_millis(3);
+
+/// One carrier, so that the scripts stay short; the spare has its own.
+fn upkeep() -> Upkeep {
+    Upkeep { carriers: 1, exchanges: 100, age: Duration::from_secs(3600), memory: 1000 }
+}
+
+fn beat(generation: u64) -> Event {
+    Event::CarrierBeat(generation, Wear::default())
+}
+
 fn lost() -> Event {
     Event::BrowserLost("killed".into())
 }
@@ -67,12 +79,12 @@ fn a_check_is_waited_for_and_then_a_person_is_asked_and_nothing_is_reloaded() {
     run.now = run.state.wake_at();
     assert!(run.on(Event::Tick).contains(&Action::Probe(1)));
     run.on(check.clone());
-    run.on(Event::CarrierBeat(1));
-    run.on(Event::BrowserBeat);
+    run.on(beat(1));
+    run.on(Event::BrowserBeat(PROMPT));
     for _ in 0..100 {
         run.wait(1.0);
-        run.on(Event::CarrierBeat(1));
-        run.on(Event::BrowserBeat);
+        run.on(beat(1));
+        run.on(Event::BrowserBeat(PROMPT));
         assert!(!run.todo.contains(&Action::OpenSite));
         run.on(check.clone());
     }
@@ -108,15 +120,15 @@ fn carriers_that_cannot_be_opened_cost_the_browser_at_last() {
 fn a_silent_carrier_is_suspected_first_and_replaced_later() {
     let mut run = Run::ready();
     run.wait(3.0);
-    run.on(Event::BrowserBeat);
+    run.on(Event::BrowserBeat(PROMPT));
     assert_eq!(run.state.phase, Phase::Ready);
     run.wait(2.0);
     assert_eq!(run.state.phase, Phase::Suspect);
     assert!(run.usable().is_empty());
-    run.on(Event::CarrierBeat(1));
+    run.on(beat(1));
     assert_eq!((run.usable(), &run.state.phase), (vec![1], &Phase::Ready));
     run.wait(5.0);
-    run.on(Event::BrowserBeat);
+    run.on(Event::BrowserBeat(PROMPT));
     assert_eq!(run.state.phase, Phase::Suspect);
     run.wait(4.0);
     assert!(run.todo.contains(&Action::CloseCarrier(1)));
@@ -127,7 +139,7 @@ fn a_silent_carrier_is_suspected_first_and_replaced_later() {
 fn a_silent_browser_is_killed_and_started_again() {
     let mut run = Run::ready();
     run.wait(11.0);
-    run.on(Event::CarrierBeat(1));
+    run.on(beat(1));
     assert!(!run.todo.contains(&Action::Kill));
     assert_eq!(run.wait(2.0), [Action::Kill, Action::Launch]);
 }
@@ -166,8 +178,8 @@ fn only_a_stable_time_forgives_failures() {
     assert_eq!(run.on(Event::Tick), [Action::Launch]);
     again(&mut run, 3);
     for _ in 0..40 {
-        run.on(Event::CarrierBeat(3));
-        run.on(Event::BrowserBeat);
+        run.on(beat(3));
+        run.on(Event::BrowserBeat(PROMPT));
         run.wait(2.0);
     }
     assert_eq!(run.on(lost()), [Action::Kill, Action::Launch]);
@@ -211,8 +223,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => (1u64..9).prop_map(Event::CarrierUp),
         2 => (1u64..9).prop_map(|it| Event::CarrierLost(it, "crash".into())),
         4 => (1u64..9, verdict).prop_map(|(it, v)| Event::Probed(it, v)),
-        3 => (1u64..9).prop_map(Event::CarrierBeat),
-        3 => Just(Event::BrowserBeat),
+        3 => (1u64..9).prop_map(beat),
+        3 => Just(Event::BrowserBeat(PROMPT)),
         1 => prop_oneof![Just(Repair::Site), Just(Repair::Browser)].prop_map(Event::Restart),
     ]
 }
@@ -270,12 +282,12 @@ proptest! {
                 run.on(Event::BrowserUp);
             }
             run.on(Event::SiteLanded("https://a".into(), Landing::Site));
-            let open: Vec<_> = run.state.carriers.iter().map(|it| it.generation).collect();
+            let open: Vec<_> = run.state.fleet.all();
             for generation in open {
                 run.on(Event::CarrierUp(generation));
-                run.on(Event::BrowserBeat);
+                run.on(Event::BrowserBeat(PROMPT));
                 run.on(Event::Probed(generation, Verdict::Passed));
-                run.on(Event::CarrierBeat(generation));
+                run.on(beat(generation));
             }
             if run.state.phase == Phase::Ready && !run.usable().is_empty() { break; }
             run.now = run.now.max(run.state.wake_at());

@@ -13,8 +13,14 @@ pub struct Timing {
     pub suspect: Duration,
     /// A carrier that has not answered for this long is replaced.
     pub carrier_silence: Duration,
-    /// A browser whose main process has not answered for this long is killed.
+    /// A link over which nothing has been answered for this long is made anew.
+    pub link_silence: Duration,
+    /// A browser that has not answered for this long, and does nothing either, is killed.
     pub browser_silence: Duration,
+    /// One that does something, but has not answered for this long, is killed too.
+    pub browser_hang: Duration,
+    /// The site's tab is replaced if it has not answered for this long.
+    pub site_silence: Duration,
     /// How long a carrier may take to open.
     pub open: Duration,
     /// How long the site's check may take by itself before a person is asked.
@@ -23,6 +29,12 @@ pub struct Timing {
     pub probe: Duration,
     /// From one look at the page to the next while a person is wanted.
     pub operator_probe: Duration,
+    /// From one look through a carrier that the site has answered nothing through to the next.
+    pub quiet: Duration,
+    /// From one weighing of the pages to the next.
+    pub weigh: Duration,
+    /// A page is not replaced for its memory before this age.
+    pub settled: Duration,
     /// `Ready` for this long counts as stable.
     pub stable: Duration,
     /// The first pause before something is tried again, and the longest.
@@ -36,15 +48,45 @@ impl Default for Timing {
             beat: s(2),
             suspect: s(4),
             carrier_silence: s(8),
+            link_silence: s(4),
             browser_silence: s(12),
+            browser_hang: s(60),
+            site_silence: s(10),
             open: s(15),
             check: s(45),
             probe: Duration::from_millis(250),
             operator_probe: s(5),
+            quiet: s(60),
+            weigh: s(5),
+            settled: s(15),
             stable: s(60),
             backoff: (s(1), s(60)),
         }
     }
+}
+
+/// How many carriers are kept, and when a page is worn out and replaced by a fresh one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upkeep {
+    /// Carriers that stand ready, at least one.
+    pub carriers: usize,
+    /// A carrier is replaced after so many exchanges,
+    pub exchanges: u64,
+    /// at this age,
+    pub age: Duration,
+    /// or when its page uses so many bytes; so is the site's tab.
+    pub memory: u64,
+}
+
+/// What a carrier has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wear {
+    /// Exchanges begun in it.
+    pub started: u64,
+    /// Exchanges that run in it.
+    pub running: usize,
+    /// Since when the site has answered nothing through it.
+    pub quiet: Duration,
 }
 
 /// Where the machine stands.
@@ -108,8 +150,12 @@ pub enum Event {
     Tick,
     /// A browser is running and we are connected to it.
     BrowserUp,
-    /// The browser, or the link to it, is gone; or it could not be started.
+    /// The browser is gone, or could not be started.
     BrowserLost(String),
+    /// The link to the browser is gone; the browser may be well.
+    LinkLost(String),
+    /// The link was made anew, or could not be.
+    Relinked(Result<(), String>),
     /// The site's tab shows a document of this origin.
     SiteLanded(String, Landing),
     /// The site's page could not be opened.
@@ -123,9 +169,17 @@ pub enum Event {
     /// What a fetch of the site's page through this carrier says.
     Probed(u64, Verdict),
     /// A carrier answered a beat.
-    CarrierBeat(u64),
-    /// The browser's main process answered a beat.
-    BrowserBeat,
+    CarrierBeat(u64, Wear),
+    /// So many bytes are used by this carrier's page.
+    CarrierWeighed(u64, u64),
+    /// An exchange through this carrier was answered by a wall instead of the site.
+    Walled(u64, Wall),
+    /// The site's tab answered a beat, and its page uses so many bytes.
+    SiteBeat(u64),
+    /// The browser's main process answered a beat, after so long.
+    BrowserBeat(Duration),
+    /// Whether the browser's main process has worked, or wanted to, since the last look.
+    BrowserPulse(bool),
     /// The operator wants the page, or the browser, started again.
     Restart(Repair),
     /// No new requests from now on.
@@ -139,12 +193,19 @@ pub enum Event {
 pub enum Action {
     /// Start a browser and connect.
     Launch,
+    /// The same, where nothing has worked so far: if it starts on an empty profile, the profile is damaged,
+    /// and is set aside.
+    LaunchAnew,
+    /// Connect to the same browser again.
+    Relink,
     /// Kill the browser, if there is one.
     Kill,
     /// Ask the browser to write its profile and go.
     Close,
     /// Open the site's page in its tab.
     OpenSite,
+    /// Open the site's page in a new tab, and close the old one.
+    RenewSite,
     /// Open a carrier of this generation on this origin.
     OpenCarrier(u64, String),
     /// Close a carrier.
@@ -153,6 +214,12 @@ pub enum Action {
     Probe(u64),
     /// Send a beat to this carrier.
     BeatCarrier(u64),
+    /// Ask for the memory that this carrier's page uses.
+    WeighCarrier(u64),
+    /// Send a beat to the site's tab.
+    BeatSite,
     /// Send a beat to the browser's main process.
     BeatBrowser,
+    /// Look whether the browser's main process works.
+    FeelPulse,
 }

@@ -114,5 +114,10 @@
     if (user) own(() => { account.textContent = `Signed in as ${user.name}`; });
   }).catch(() => {});
 
+  // A leak, if the site was told to have one: megabytes a second that nobody lets go of.
+  const leak = Number(document.documentElement.dataset.leak);
+  const kept = [];
+  if (leak > 0) setInterval(() => kept.push(new Uint8Array(leak * 100_000).fill(1)), 100);
+
   navigator.serviceWorker.register('/sw.js').catch(() => {});
 })();
