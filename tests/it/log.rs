@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
@@ -87,8 +86,11 @@ async fn each_request_is_one_line_that_says_how_it_went() {
     drop(leaves);
     let told = line(&log, &id).await;
     assert_eq!((&told["outcome"], &told["message"]), (&"client_gone".into(), &"the client left".into()));
-    let waits = program.ask("c", "hello first=60000").timeout(Duration::from_millis(100)).send().await;
-    assert!(waits.is_err());
+    eventually(|| site.counters().active, |it| *it == 0).await;
+    let waits = tokio::spawn(program.ask("c", "hello first=60000").send());
+    eventually(|| site.counters().active, |it| *it == 1).await;
+    waits.abort();
+    drop(waits);
     eventually(|| requests(&log), |it| it.iter().filter(|it| it["outcome"] == "client_gone").count() == 2)
         .await;
 
@@ -215,7 +217,10 @@ async fn no_secret_is_in_any_line_figure_or_error() {
         ] {
             let mut socket = TcpStream::connect(program.addr).await.unwrap();
             let _ = socket.write_all(request.as_bytes()).await;
-            let _ = socket.shutdown().await;
+            // Half a body is only known for one when no more can come; the others are whole, or wrong at once.
+            if request.ends_with("canary-half") {
+                let _ = socket.shutdown().await;
+            }
             let mut answer = Vec::new();
             let _ = socket.read_to_end(&mut answer).await;
             told += &String::from_utf8_lossy(&answer);
@@ -224,7 +229,7 @@ async fn no_secret_is_in_any_line_figure_or_error() {
         let mut cut = ask("canary-cut", "count=100000 interval=20").send().await.unwrap().bytes_stream();
         cut.next().await.unwrap().unwrap();
         let mut early = ask("canary-early", "first=60000").send().await.unwrap();
-        assert_eq!(early.chunk().await.unwrap().unwrap(), ": ping\n\n");
+        assert!(early.chunk().await.unwrap().unwrap().starts_with(b": ping\n\n"));
         drop(ask("canary-gone", "count=100000 interval=20").send().await.unwrap());
         eventually(|| browser_of(program.pid()), Option::is_some).await.map(kill).unwrap();
         while let Some(Ok(_)) = cut.next().await {}
