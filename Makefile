@@ -6,12 +6,12 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test bench deps lint
+.PHONY: demo test bench deps deps-test lint
 
 demo: deps
 	$(CARGO) run --release --locked --quiet -- demo $(ARGS)
 
-test: deps lint
+test: deps-test lint
 	$(CARGO) test --locked
 
 lint:
@@ -24,3 +24,6 @@ bench: deps
 
 deps:
 	@scripts/deps.sh
+
+deps-test:
+	@scripts/deps.sh nginx

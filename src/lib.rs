@@ -156,6 +156,7 @@ impl Server {
             },
             max_body: config.max_body,
             queue_wait: config.queue_wait,
+            ping: config.ping,
         };
         let app = Arc::new(http::App {
             browser: browser.clone(),

@@ -31,7 +31,7 @@ async fn run(cli: Cli) -> ExitCode {
             if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Task::Demo(demo) => {
-            let _log = log::init("warn", None);
+            let _log = log::init("warn", log::Format::Text, None);
             match tabproxy::demo::run(demo, &env, on_signal()).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&[error]),
@@ -60,7 +60,12 @@ async fn practice(mut args: PracticeArgs) -> ExitCode {
 }
 
 async fn serve(config: Config) -> ExitCode {
-    let _log = match log::init(&config.log, config.log_file.as_deref()) {
+    let file = config.log_file.as_deref().map(|path| log::LogFile {
+        path,
+        size: config.log_size as u64,
+        keep: config.log_keep,
+    });
+    let _log = match log::init(&config.log, config.log_format, file) {
         Ok(guard) => guard,
         Err(error) => {
             return fail(&[format!("{error}; set TABPROXY_LOG_FILE to a file that can be written")]);

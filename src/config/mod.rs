@@ -75,8 +75,16 @@ pub struct Config {
     pub max_body: usize,
     /// How long running streams may go on after the server was told to stop.
     pub drain: Duration,
+    /// How long an event stream may be silent before a comment is put in; `None` for never.
+    pub ping: Option<Duration>,
     /// The log file beside stdout.
     pub log_file: Option<PathBuf>,
+    /// The most bytes in the log file.
+    pub log_size: usize,
+    /// Older log files that are kept.
+    pub log_keep: usize,
+    /// How a line is written.
+    pub log_format: LogFormat,
     /// What is logged: a filter that `tracing_subscriber::EnvFilter` takes.
     pub log: String,
 }
@@ -99,6 +107,15 @@ pub enum Hosts {
     Any,
     /// These, lower-case (ASCII form), without a port.
     Names(Vec<String>),
+}
+
+/// How a line of the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For a person.
+    Text,
+    /// As one JSON object.
+    Json,
 }
 
 /// One mistake in the configuration.
@@ -150,7 +167,11 @@ impl Config {
             queue_wait: Duration::from_secs(30),
             max_body: 32 << 20,
             drain: Duration::from_secs(20),
+            ping: Some(Duration::from_secs(4)),
             log_file: None,
+            log_size: 10 << 20,
+            log_keep: 3,
+            log_format: LogFormat::Text,
             log: "info".into(),
         }
     }
@@ -177,6 +198,7 @@ impl Settings {
         r.read("TABPROXY_ALLOW_PATHS", self.allow_paths, &mut c.allow_paths, parse::paths);
         r.read("TABPROXY_ALLOW_HEADERS", self.allow_headers, &mut c.allow_headers, parse::headers);
         r.read("TABPROXY_DRAIN", self.drain, &mut c.drain, duration);
+        r.read("TABPROXY_PING", self.ping, &mut c.ping, parse::ping);
         r.read("TABPROXY_ORIGIN", self.origin, &mut c.origin, parse::origin);
         r.read("TABPROXY_RESOLVE", self.resolve, &mut c.resolve, parse::resolve);
         r.read("TABPROXY_TRUST_CERT", self.trust_cert, &mut c.pins, cert::pins);
@@ -212,6 +234,9 @@ impl Settings {
         r.read("TABPROXY_QUEUE_WAIT", self.queue_wait, &mut c.queue_wait, duration);
         r.read("TABPROXY_MAX_BODY", self.max_body, &mut c.max_body, size);
         r.read("TABPROXY_LOG_FILE", self.log_file, &mut c.log_file, |value| parse::path(value).map(Some));
+        r.read("TABPROXY_LOG_SIZE", self.log_size, &mut c.log_size, size);
+        r.read("TABPROXY_LOG_KEEP", self.log_keep, &mut c.log_keep, parse::log_keep);
+        r.read("TABPROXY_LOG_FORMAT", self.log_format, &mut c.log_format, parse::log_format);
         r.read("TABPROXY_LOG", self.log, &mut c.log, parse::log);
 
         let problems = r.problems;

@@ -10,10 +10,12 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use url::{Host, ParseError, Url};
 
-use super::{Hosts, INFLIGHT_LIMIT, SandboxMode};
+use super::{Hosts, INFLIGHT_LIMIT, LogFormat, SandboxMode};
 
 /// The longest queue.
 const QUEUE_LIMIT: usize = 65_536;
+/// The shortest time between two pings.
+const SHORTEST_PING: Duration = Duration::from_millis(100);
 /// The longest time that any option takes.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -81,6 +83,19 @@ pub fn duration(value: &str) -> Result<Duration, Mistake> {
     let number: u64 = number.parse().map_err(|_| wrong("is not a time"))?;
     let time = number.checked_mul(scale).map(Duration::from_millis);
     time.filter(|it| *it <= LONGEST).ok_or_else(|| wrong("is too long"))
+}
+
+/// The time between two pings; `None` for `off`.
+pub(super) fn ping(value: &str) -> Result<Option<Duration>, Mistake> {
+    match value.to_ascii_lowercase().as_str() {
+        "off" | "false" | "no" | "0" => Ok(None),
+        _ => match duration(value)? {
+            short if short < SHORTEST_PING => {
+                Err(Mistake::new(format!("is `{value}`, which is too often"), "write 100ms or more, or off"))
+            }
+            time => Ok(Some(time)),
+        },
+    }
 }
 
 fn split_unit(value: &str) -> (&str, &str) {
@@ -342,6 +357,21 @@ pub(super) fn queue(value: &str) -> Result<usize, Mistake> {
         let what = format!("is `{value}`, which is not a number from 0 to {QUEUE_LIMIT}");
         Mistake::new(what, "write how many requests may wait; 0 lets none wait")
     })
+}
+
+pub(super) fn log_keep(value: &str) -> Result<usize, Mistake> {
+    value.parse().ok().filter(|it| *it <= 100).ok_or_else(|| {
+        let what = format!("is `{value}`, which is not a number from 0 to 100");
+        Mistake::new(what, "write how many older log files to keep; 0 keeps none")
+    })
+}
+
+pub(super) fn log_format(value: &str) -> Result<LogFormat, Mistake> {
+    match value.to_ascii_lowercase().as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(Mistake::new(format!("is `{value}`"), "write text or json")),
+    }
 }
 
 pub(super) fn log(value: &str) -> Result<String, Mistake> {

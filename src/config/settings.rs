@@ -35,6 +35,11 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_DRAIN", hide_env_values = true, value_name = "TIME")]
     #[arg(help_heading = "Serving")]
     pub drain: Option<String>,
+    /// How long an event stream may be silent before a comment line keeps it alive, for callers that accept
+    /// event streams; 100ms at least, or off [default: 4s]
+    #[arg(long, env = "TABPROXY_PING", hide_env_values = true, value_name = "TIME")]
+    #[arg(help_heading = "Serving")]
+    pub ping: Option<String>,
 
     /// Page to keep open, http or https. Where it redirects to is the site that requests go to
     /// [default: `https://chat.openai.com/`]
@@ -133,6 +138,18 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_LOG_FILE", hide_env_values = true, value_name = "FILE")]
     #[arg(help_heading = "Log")]
     pub log_file: Option<String>,
+    /// The largest log file, as TABPROXY_MAX_BODY; a full one is copied to FILE.1 and emptied [default: 10MiB]
+    #[arg(long, env = "TABPROXY_LOG_SIZE", hide_env_values = true, value_name = "SIZE")]
+    #[arg(help_heading = "Log")]
+    pub log_size: Option<String>,
+    /// Older log files that are kept, 0 to 100, as FILE.1, FILE.2 and so on [default: 3]
+    #[arg(long, env = "TABPROXY_LOG_KEEP", hide_env_values = true, value_name = "N")]
+    #[arg(help_heading = "Log")]
+    pub log_keep: Option<String>,
+    /// How a line is written: text or json [default: text]
+    #[arg(long, env = "TABPROXY_LOG_FORMAT", hide_env_values = true, value_name = "FORMAT")]
+    #[arg(help_heading = "Log")]
+    pub log_format: Option<String>,
     /// What is logged: off, error, warn, info, debug, trace, or per module.
     /// Example: info,tabproxy::browser=debug [default: info]
     #[arg(long, env = "TABPROXY_LOG", hide_env_values = true, value_name = "FILTER")]

@@ -41,7 +41,10 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!((config.max_inflight, config.queue), (90, 256));
     assert_eq!((config.queue_wait, config.drain), (Duration::from_secs(30), Duration::from_secs(20)));
     assert_eq!(config.max_body, 32 * 1024 * 1024);
+    assert_eq!(config.ping, Some(Duration::from_secs(4)));
     assert_eq!(config.log_file, None);
+    assert_eq!((config.log_size, config.log_keep), (10 << 20, 3));
+    assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!(config.log, "info");
 }
 
@@ -69,7 +72,11 @@ fn empty_is_unset() {
         "QUEUE_WAIT",
         "MAX_BODY",
         "DRAIN",
+        "PING",
         "LOG_FILE",
+        "LOG_SIZE",
+        "LOG_KEEP",
+        "LOG_FORMAT",
         "LOG",
     ];
     let names: Vec<_> = names.iter().map(|it| format!("TABPROXY_{it}")).collect();
@@ -80,7 +87,7 @@ fn empty_is_unset() {
     assert_eq!(checked(settings, &[("TABPROXY_QUEUE", "x")]).unwrap().queue, 256, "an empty flag resets");
 }
 
-const BAD: [(&str, &str, &str); 50] = [
+const BAD: [(&str, &str, &str); 55] = [
     ("TABPROXY_LISTEN", "3000", "127.0.0.1:3000"),
     ("TABPROXY_LISTEN", "example.com:80", "127.0.0.1:3000"),
     ("TABPROXY_ORIGIN", "chatgpt.com", "write https://chatgpt.com"),
@@ -126,10 +133,15 @@ const BAD: [(&str, &str, &str); 50] = [
     ("TABPROXY_QUEUE_WAIT", "soon", "not a time"),
     ("TABPROXY_DRAIN", "25h", "too long"),
     ("TABPROXY_DRAIN", "-1s", "not a time"),
+    ("TABPROXY_PING", "never", "not a time"),
+    ("TABPROXY_PING", "5ms", "100ms or more"),
     ("TABPROXY_MAX_BODY", "0", "nothing through"),
     ("TABPROXY_MAX_BODY", "12 parsecs", "not a size"),
     ("TABPROXY_MAX_BODY", "MiB", "not a size"),
     ("TABPROXY_MAX_BODY", "99999999999GiB", "more than memory"),
+    ("TABPROXY_LOG_SIZE", "0", "nothing through"),
+    ("TABPROXY_LOG_KEEP", "101", "from 0 to 100"),
+    ("TABPROXY_LOG_FORMAT", "xml", "text or json"),
     ("TABPROXY_LOG", "info,a=loud", "not a log filter"),
 ];
 
@@ -188,6 +200,9 @@ fn values_are_read() {
     assert_eq!(config.allow_headers, ["x-request-id"]);
     assert_eq!(config.max_inflight, 256);
     assert!(!config.headless, "there is a display");
+    assert_eq!(check(&[("TABPROXY_LOG_FORMAT", "JSON")]).unwrap().log_format, LogFormat::Json);
+    assert_eq!(check(&[("TABPROXY_PING", "Off")]).unwrap().ping, None);
+    assert_eq!(check(&[("TABPROXY_PING", "250ms")]).unwrap().ping, Some(Duration::from_millis(250)));
     assert_eq!(check(&[("TABPROXY_HOSTS", "*")]).unwrap().hosts, Hosts::Any);
     assert!(check(&[("TABPROXY_HEADLESS", "true"), ("DISPLAY", ":0")]).unwrap().headless);
     assert!(check(&[("TABPROXY_PROFILE", "p")]).unwrap().profile.is_absolute());

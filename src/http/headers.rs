@@ -127,11 +127,23 @@ pub fn to_client(head: &Head, origin: Option<&str>, extra: &[String]) -> HeaderM
         headers.insert(header::CONTENT_LOCATION, value);
     }
     if is_event_stream(&headers) {
-        // Without these, nginx collects a stream before it passes it on.
-        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
+        let_flow(&mut headers);
     }
     headers
+}
+
+/// The headers of an event stream that begins before the site has answered.
+pub fn of_event_stream() -> HeaderMap {
+    let kind = (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    let mut headers = HeaderMap::from_iter([kind]);
+    let_flow(&mut headers);
+    headers
+}
+
+/// Without these, nginx collects a stream before it passes it on.
+fn let_flow(headers: &mut HeaderMap) {
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache"));
 }
 
 /// A `Location` as a client of ours can follow it: relative within the site. What leads to another origin
@@ -147,7 +159,8 @@ fn location(text: &str, origin: Option<&str>, status: u16) -> Option<String> {
     Some(if is_relative { text.to_owned() } else { target[url::Position::BeforePath..].to_owned() })
 }
 
-fn is_event_stream(headers: &HeaderMap) -> bool {
+/// Whether these are of an event stream.
+pub fn is_event_stream(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     kind.get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
 }

@@ -1,20 +1,24 @@
 //! The side that callers see: HTTP/1.1 and HTTP/2 on one port, and what may pass.
 //!
 //! ```text
-//! connection ──> guard (Host, Origin) ──┬──> /healthz /readyz /metrics      (health)
-//!                                       └──> method, path, length ──> queue ──> page ──> body
+//! connection ──> journal ──> guard (Host, Origin) ──┬──> /healthz /readyz /metrics      (health)
+//!                                                   └──> method, path, length ──> queue ──> page ──> body
 //! ```
 //!
 //! The order of the layers is the policy: nothing is served, not even a health check, before the guard has
-//! let it pass. Everything that a request may do is in [`Policy`]; this module knows neither flags nor
+//! let it pass; the journal, which only writes down what happens, is around it. Everything that a request may do is in [`Policy`]; this module knows neither flags nor
 //! environment.
 
 mod body;
+mod boundary;
+mod events;
 mod guard;
 mod headers;
 mod health;
+mod journal;
 mod page;
 mod path;
+mod pulse;
 mod reply;
 mod server;
 mod upload;
@@ -52,6 +56,8 @@ pub struct Policy {
     pub max_body: usize,
     /// How long a request may wait for a permit and a page, from its arrival.
     pub queue_wait: Duration,
+    /// How long an event stream may be silent before a comment is put in; `None` for never.
+    pub ping: Option<Duration>,
     /// Header names that pass in both directions, beyond the usual ones.
     pub allow_headers: Vec<String>,
 }
@@ -76,5 +82,6 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(health::metrics).fallback(health::wrong_method))
         .fallback(page::handle)
         .layer(middleware::from_fn_with_state(app.clone(), guard::layer))
+        .layer(middleware::from_fn(journal::layer))
         .with_state(app)
 }

@@ -2,6 +2,10 @@
 //!
 //! Everything lives in the handler's future and then in the body, and nothing is spawned: when the client
 //! leaves, dropping them frees the place in the queue, the permit, and the fetch in the page.
+//!
+//! A client that reads event streams is not left in silence: if the site has not answered by the first
+//! ping, the answer begins with a head of ours, and the wait goes on in the body. That is only done once
+//! the whole request is here: a proxy in front stops sending it when an answer begins.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,19 +15,22 @@ use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
-use super::body::ExchangeBody;
+use super::body::{Account, Answer, AnswerBody};
+use super::pulse::{self, Pulse};
 use super::reply::{self, Asked};
 use super::upload::{self, Upload};
 use super::{App, headers, path};
 use crate::admission::Permit;
 use crate::error::{Fault, FaultKind};
-use crate::exchange::{Exchange, Head, PageRequest};
+use crate::exchange::{Exchange, PageRequest};
 use crate::telemetry::metrics::Outcome;
 
-/// A body up to this size is read before the wait for a permit: only then does the connection show that
-/// its client has left. Larger ones wait outside, for the sake of memory.
-const READ_EARLY: u64 = 64 * 1024;
+/// So much of a body is read before the wait for a permit. Only if that was all of it does the connection
+/// show that its client has left, and can there be pings; the rest waits outside, for the sake of memory.
+const READ_EARLY: usize = 64 * 1024;
 
 /// Answers a request that goes through the page.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -32,44 +39,40 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
     let mut asked = Asked::of(&request);
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(body, app.policy.max_body, app.metrics.clone());
-    let fault = match pass(&app, &parts, &mut upload, arrived).await {
-        Ok(Passed { head, status, mut exchange, permit }) => {
-            app.metrics.head_after(arrived.elapsed());
-            let origin = head.headers.iter().any(|(name, _)| name == "location");
-            let origin = origin.then(|| app.browser.status().origin).flatten();
-            let headers = headers::to_client(&head, origin.as_deref(), &app.policy.allow_headers);
-            if !has_body(&parts.method, status) {
-                match drain(&mut exchange).await {
-                    Ok(()) => {
-                        ending.end(Outcome::Complete);
-                        return (status, headers).into_response();
-                    }
-                    Err(fault) => fault,
-                }
-            } else {
-                let metrics = app.metrics.clone();
-                let body = ExchangeBody::new(exchange, permit, ending, metrics, asked, status.as_u16());
-                return (status, headers, Body::new(body)).into_response();
-            }
+    let prepared = match prepare(&app, &parts, &mut upload, arrived).await {
+        Ok(prepared) => prepared,
+        Err(fault) => {
+            ending.end(Outcome::Fault(fault.kind()));
+            asked.unread = !upload.is_read();
+            return reply::refuse(&fault, &asked);
         }
-        Err(fault) => fault,
     };
-    ending.end(Outcome::Fault(fault.kind()));
-    asked.unread = !upload.is_read();
-    reply::refuse(&fault, &asked)
+    asked.unread = false;
+    let account = Account { ending, metrics: app.metrics.clone() };
+    let every = app.policy.ping.filter(|_| pulse::is_wanted(&parts.method, &parts.headers));
+    let answer = perform(app, prepared, arrived);
+    let Some(every) = every else {
+        return respond(answer.await, &parts.method, None, account, asked).await;
+    };
+    let mut answer = answer.boxed();
+    let mut pulse = Pulse::new(every, arrived.into());
+    tokio::select! {
+        biased;
+        answer = &mut answer => respond(answer, &parts.method, Some(pulse), account, asked).await,
+        () = pulse.due() => begin_early(answer, pulse, account),
+    }
 }
 
-struct Passed {
-    head: Head,
-    status: StatusCode,
-    exchange: Exchange,
-    permit: Permit,
+/// A request that is checked and in whole: nothing more is wanted of its client.
+struct Prepared {
+    request: PageRequest,
+    /// Its place, if it has one already.
+    permit: Option<Permit>,
 }
 
-async fn pass(app: &App, parts: &Parts, upload: &mut Upload, arrived: Instant) -> Result<Passed, Fault> {
-    let declared = check(parts, app.policy.max_body)?;
+async fn prepare(app: &App, parts: &Parts, upload: &mut Upload, arrived: Instant) -> Result<Prepared, Fault> {
+    check(parts, app.policy.max_body)?;
     let path = path::check(&parts.uri, parts.version, &app.policy.allow_paths)?;
-    let deadline = arrived + app.policy.queue_wait;
     if is_bodyless(&parts.method) {
         // Some clients send an empty chunked body with a GET: nothing is lost without it.
         upload.read_nothing().await.map_err(|fault| match fault.kind() {
@@ -77,28 +80,80 @@ async fn pass(app: &App, parts: &Parts, upload: &mut Upload, arrived: Instant) -
             _ => fault,
         })?;
     }
-    if declared.is_some_and(|length| length <= READ_EARLY) {
+    upload.read_until(READ_EARLY).await?;
+    let mut permit = None;
+    if !upload.is_read() {
+        permit = Some(app.admission.enter(arrived + app.policy.queue_wait).await?);
         upload.read().await?;
     }
-    let permit = app.admission.enter(deadline).await?;
-    upload.read().await?;
-    // Lets the connection look whether the client is still there, before anything irrevocable happens.
-    tokio::task::yield_now().await;
     let request = PageRequest {
         method: parts.method.as_str().to_owned(),
         path,
         headers: headers::to_page(&parts.headers, &app.policy.allow_headers),
         body: upload.take_pieces(),
     };
-    let (head, exchange) = app.browser.fetch(request, deadline).await?;
+    Ok(Prepared { request, permit })
+}
+
+/// Waits for a place, if it has none, for a page, and for the head of the site's answer.
+async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
+    let deadline = arrived + app.policy.queue_wait;
+    let permit = match prepared.permit {
+        Some(permit) => permit,
+        None => app.admission.enter(deadline).await?,
+    };
+    // Lets the connection look whether the client is still there, before anything irrevocable happens.
+    tokio::task::yield_now().await;
+    let (head, exchange) = app.browser.fetch(prepared.request, deadline).await?;
     let status = StatusCode::from_u16(head.status).map_err(|error| {
         Fault::new(FaultKind::Internal, "The site's answer has no valid status.").maybe_sent().because(error)
     })?;
-    Ok(Passed { head, status, exchange, permit })
+    app.metrics.head_after(arrived.elapsed());
+    let origin = head.headers.iter().any(|(name, _)| name == "location");
+    let origin = origin.then(|| app.browser.status().origin).flatten();
+    let headers = headers::to_client(&head, origin.as_deref(), &app.policy.allow_headers);
+    Ok(Answer { status, headers, exchange, permit })
 }
 
-/// Judges method and declared length; returns the latter.
-fn check(parts: &Parts, max_body: usize) -> Result<Option<u64>, Fault> {
+/// The site's own head, and the rest of its answer.
+async fn respond(
+    answer: Result<Answer, Fault>,
+    method: &Method,
+    pulse: Option<Pulse>,
+    account: Account,
+    asked: Asked,
+) -> Response {
+    let fault = match answer {
+        Ok(Answer { status, headers, exchange, permit }) if has_body(method, status) => {
+            let pulse = pulse.filter(|_| headers::is_event_stream(&headers));
+            let body = AnswerBody::new(exchange, permit, pulse, account);
+            return (status, headers, Body::new(body)).into_response();
+        }
+        Ok(Answer { status, headers, mut exchange, permit: _permit }) => match drain(&mut exchange).await {
+            Ok(()) => {
+                account.ending.end(Outcome::Complete);
+                return (status, headers).into_response();
+            }
+            Err(fault) => fault,
+        },
+        Err(fault) => fault,
+    };
+    account.ending.end(Outcome::Fault(fault.kind()));
+    reply::refuse(&fault, &asked)
+}
+
+/// An event stream that begins before the site has answered, so that its client does not give up.
+fn begin_early(
+    answer: BoxFuture<'static, Result<Answer, Fault>>,
+    pulse: Pulse,
+    account: Account,
+) -> Response {
+    let body = AnswerBody::early(answer, pulse, account);
+    (headers::of_event_stream(), Body::new(body)).into_response()
+}
+
+/// Judges method and declared length.
+fn check(parts: &Parts, max_body: usize) -> Result<(), Fault> {
     // Case is ignored as `fetch` does it.
     if ["CONNECT", "TRACE", "TRACK"].iter().any(|it| parts.method.as_str().eq_ignore_ascii_case(it)) {
         return Err(Fault::new(FaultKind::MethodNotAllowed, "A browser cannot send this method."));
@@ -109,7 +164,7 @@ fn check(parts: &Parts, max_body: usize) -> Result<Option<u64>, Fault> {
     match declared {
         Some(1..) if is_bodyless(&parts.method) => Err(body_with_get()),
         Some(length) if length > max_body as u64 => Err(upload::too_large(max_body)),
-        declared => Ok(declared),
+        _ => Ok(()),
     }
 }
 
@@ -141,7 +196,7 @@ async fn drain(exchange: &mut Exchange) -> Result<(), Fault> {
 mod tests {
     use super::*;
 
-    fn ask(method: &str, length: Option<&str>) -> Result<Option<u64>, FaultKind> {
+    fn ask(method: &str, length: Option<&str>) -> Result<(), FaultKind> {
         let mut request = Request::builder().method(method).uri("/");
         if let Some(length) = length {
             request = request.header(header::CONTENT_LENGTH, length);
@@ -153,17 +208,17 @@ mod tests {
     #[test]
     fn methods_and_lengths() {
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "PROPFIND", "X-Y"] {
-            assert_eq!(ask(method, None), Ok(None), "{method}");
+            assert_eq!(ask(method, None), Ok(()), "{method}");
         }
         for method in ["CONNECT", "TRACE", "TRACK", "trace", "Track"] {
             assert_eq!(ask(method, None), Err(FaultKind::MethodNotAllowed), "{method}");
         }
         for (method, length, expected) in [
-            ("GET", "0", Ok(Some(0))),
+            ("GET", "0", Ok(())),
             ("GET", "1", Err(FaultKind::BadRequest)),
             ("head", "1", Err(FaultKind::BadRequest)),
-            ("DELETE", "1", Ok(Some(1))),
-            ("POST", "100", Ok(Some(100))),
+            ("DELETE", "1", Ok(())),
+            ("POST", "100", Ok(())),
             ("POST", "101", Err(FaultKind::TooLarge)),
             ("POST", "18446744073709551615", Err(FaultKind::TooLarge)),
         ] {

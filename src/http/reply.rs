@@ -1,29 +1,26 @@
-//! Faults as HTTP answers: the only file with status codes for them, and the place where their private
-//! causes are logged, once.
+//! Faults as HTTP answers: the only file with status codes for them.
 //!
-//! A log line names the method, the path without its query, and the fault; never headers or bodies.
+//! An answer carries its fault along, for the log, where alone the private cause is written.
 
 use std::time::Duration;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::Request;
-use axum::http::{HeaderValue, Method, StatusCode, Version, header};
+use axum::http::{HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{Fault, FaultKind, Sent};
+use crate::telemetry::metrics::NOT_A_STREAM;
 
 /// The methods that a wrong one is answered with.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-/// Longer paths are cut in the log.
-const LOGGED_PATH: usize = 200;
 
-/// What the log and the answer need to know of a request.
-#[derive(Clone, Debug)]
+/// What an answer needs to know of a request.
+#[derive(Clone, Copy, Debug)]
 pub struct Asked {
-    method: Method,
-    path: String,
     version: Version,
     /// Whether some of its body has not been read.
     pub unread: bool,
@@ -32,10 +29,7 @@ pub struct Asked {
 impl Asked {
     /// Notes what was asked.
     pub fn of(request: &Request) -> Asked {
-        // What the log shows must not be able to look like another line, or right to left.
-        let path = request.uri().path().escape_debug().take(LOGGED_PATH).collect();
-        let unread = !request.body().is_end_stream();
-        Asked { method: request.method().clone(), path, version: request.version(), unread }
+        Asked { version: request.version(), unread: !request.body().is_end_stream() }
     }
 }
 
@@ -62,15 +56,11 @@ fn status(kind: FaultKind) -> StatusCode {
     }
 }
 
-/// Answers `asked` with `fault` and logs it.
+/// Answers `asked` with `fault`, which goes along as an extension.
 pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
     let status = status(fault.kind());
-    log(fault, asked, status.as_u16());
-    let mut error = json!({"code": fault.kind().code(), "message": fault.public()});
-    if fault.sent() == Sent::Maybe {
-        error["maybe_sent"] = true.into();
-    }
-    let mut response = (status, Json(json!({ "error": error }))).into_response();
+    let mut response = (status, Json(json!({ "error": describe(fault) }))).into_response();
+    response.extensions_mut().insert(fault.clone());
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(wait) = fault.wait() {
@@ -90,31 +80,35 @@ pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
     response
 }
 
-/// Logs a fault that ends an answer whose head is out already.
-pub fn cut(fault: &Fault, asked: &Asked, status: u16) {
-    log(fault, asked, status);
+fn describe(fault: &Fault) -> Value {
+    let mut error = json!({"code": fault.kind().code(), "message": fault.public()});
+    if fault.sent() == Sent::Maybe {
+        error["maybe_sent"] = true.into();
+    }
+    error
+}
+
+/// The event for a client that has a head already, with the status that it would have got.
+pub fn fault_event(fault: &Fault) -> Bytes {
+    let mut error = describe(fault);
+    error["status"] = status(fault.kind()).as_u16().into();
+    event(error)
+}
+
+/// The same for an answer of the site with this status, which is no event stream.
+pub fn misfit_event(status: StatusCode) -> Bytes {
+    let status = status.as_u16();
+    let message = format!("The site answered with status {status} and no stream, after this one had begun.");
+    event(json!({"code": NOT_A_STREAM, "message": message, "maybe_sent": true, "status": status}))
+}
+
+fn event(error: Value) -> Bytes {
+    format!("data: {}\n\n", json!({ "error": error })).into()
 }
 
 /// Rounded up, as `Retry-After` has it: earlier would be too early.
 pub fn whole_seconds(wait: Duration) -> u64 {
     wait.as_millis().div_ceil(1000) as u64
-}
-
-fn log(fault: &Fault, asked: &Asked, status: u16) {
-    let (method, path, code) = (&asked.method, &asked.path, fault.kind().code());
-    let cause = fault.cause().unwrap_or("");
-    match fault.kind() {
-        FaultKind::Internal => tracing::error!(%method, path, status, code, cause, "{fault}"),
-        FaultKind::NotReady
-        | FaultKind::NeedsOperator
-        | FaultKind::Challenged
-        | FaultKind::SignInRequired
-        | FaultKind::PageLost
-        | FaultKind::FetchFailed
-        | FaultKind::RedirectedAway
-        | FaultKind::SlowReader => tracing::warn!(%method, path, status, code, cause, "{fault}"),
-        _ => tracing::info!(%method, path, status, code, cause, "{fault}"),
-    }
 }
 
 #[cfg(test)]
@@ -162,7 +156,7 @@ mod tests {
             (status, &headers[header::CONNECTION]),
             (StatusCode::PAYLOAD_TOO_LARGE, &"close".parse().unwrap())
         );
-        let (_, headers, _) = answer(&fault, &Asked { version: Version::HTTP_2, ..asked("some") }).await;
+        let (_, headers, _) = answer(&fault, &Asked { version: Version::HTTP_2, unread: true }).await;
         assert!(!headers.contains_key(header::CONNECTION));
     }
 
@@ -172,10 +166,5 @@ mod tests {
         let (status, headers, _) = answer(&fault, &asked("")).await;
         assert_eq!(status, 405);
         assert!(headers[header::ALLOW].to_str().unwrap().contains("POST"));
-    }
-
-    #[test]
-    fn the_log_gets_no_query_and_no_control_characters() {
-        assert_eq!(asked("").path, "/backend-api/x");
     }
 }

@@ -71,7 +71,7 @@ pub async fn serve(
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        served = server.serve(router(app.clone()).into_make_service()) => served,
+        served = server.serve(router(app.clone()).into_make_service_with_connect_info::<SocketAddr>()) => served,
         () = stop => Ok(()),
     }
 }

@@ -23,6 +23,7 @@ pub(super) struct Upload {
     body: Body,
     limit: usize,
     metrics: Metrics,
+    total: usize,
     pieces: Vec<Bytes>,
     small: BytesMut,
 }
@@ -30,7 +31,7 @@ pub(super) struct Upload {
 impl Upload {
     /// Will take at most `limit` bytes from `body`. Nothing is read yet.
     pub fn new(body: Body, limit: usize, metrics: Metrics) -> Upload {
-        Upload { body, limit, metrics, pieces: Vec::new(), small: BytesMut::new() }
+        Upload { body, limit, metrics, total: 0, pieces: Vec::new(), small: BytesMut::new() }
     }
 
     /// Whether there is nothing (more) to read.
@@ -44,9 +45,16 @@ impl Upload {
     /// `TooLarge` as soon as the limit is passed, `BodyTimeout` when nothing comes, `BadRequest` for a body
     /// that is cut or malformed.
     pub async fn read(&mut self) -> Result<(), Fault> {
-        let mut total = 0usize;
+        self.read_until(usize::MAX).await
+    }
+
+    /// As [`Upload::read`], but stops once `enough` bytes are here: there may be more then.
+    pub async fn read_until(&mut self, enough: usize) -> Result<(), Fault> {
         let mut patience = Instant::now() + PATIENCE;
         while !self.is_read() {
+            if self.total >= enough {
+                return Ok(());
+            }
             let next = timeout_at(patience, self.body.frame()).await;
             let Some(frame) = next.map_err(|_| late())? else { break };
             // Trailers have no use here.
@@ -54,8 +62,8 @@ impl Upload {
             if piece.is_empty() {
                 continue; // no byte, so no new patience either
             }
-            total = total.saturating_add(piece.len());
-            if total > self.limit {
+            self.total = self.total.saturating_add(piece.len());
+            if self.total > self.limit {
                 return Err(too_large(self.limit));
             }
             self.metrics.received(piece.len());

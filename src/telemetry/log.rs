@@ -1,18 +1,41 @@
-//! Log lines: one compact line per event, to stdout and, if wanted, the same to a file.
+//! Log lines: one line per event, as text or JSON, to stdout and, if wanted, the same to a file.
 //!
 //! Both are written by threads of their own and lose lines rather than wait: a reader of our stdout that
-//! hangs, or a full disk, must not stall streams. Knows nothing of what is logged; keeping secrets out is
-//! the duty of whoever logs.
+//! hangs, or a full disk, must not stall streams. What is lost is counted. Knows nothing of what is logged;
+//! keeping secrets out is the duty of whoever logs. The libraries below us do not know secrets from other
+//! bytes, so nothing finer than `info` is ever taken from them.
 
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing::{Level, Metadata};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::writer::MakeWriterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+use super::rotate::RotatingFile;
+
+/// Lines that wait for a slow writer; more are lost.
+const WAITING: usize = 16 * 1024;
+
+pub use crate::config::LogFormat as Format;
+
+/// The log file beside stdout.
+#[derive(Clone, Copy, Debug)]
+pub struct LogFile<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// It never has more bytes than this.
+    pub size: u64,
+    /// So many older ones are kept, as `path.1`, `path.2` and so on.
+    pub keep: usize,
+}
 
 /// Keeps the log's writers alive; dropping it writes out what is buffered.
 #[must_use = "dropping the guard ends the log"]
@@ -21,6 +44,11 @@ pub struct LogGuard {
     _writers: Vec<WorkerGuard>,
 }
 
+/// Lines that could not be written.
+static FAILED: AtomicU64 = AtomicU64::new(0);
+/// Lines that did not fit into a queue, for each writer.
+static CROWDED: OnceLock<Vec<ErrorCounter>> = OnceLock::new();
+
 /// Starts logging to stdout and, if given, to `file`, which is appended to and readable by its owner only.
 ///
 /// `filter` is a list of directives such as `info` or `warn,tabproxy=debug`.
@@ -28,58 +56,94 @@ pub struct LogGuard {
 /// # Errors
 /// A filter that cannot be read, a file that cannot be opened (the message names it), or a log that was
 /// started before.
-pub fn init(filter: &str, file: Option<&Path>) -> Result<LogGuard, io::Error> {
+pub fn init(filter: &str, format: Format, file: Option<LogFile>) -> Result<LogGuard, io::Error> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         io::Error::new(io::ErrorKind::InvalidInput, format!("the log filter {filter:?}: {error}"))
     })?;
     let (stdout, stdout_guard) = writer(io::stdout());
-    let mut writers = vec![stdout_guard];
-    let mut layers = vec![lines(stdout, io::stdout().is_terminal())];
-    if let Some(path) = file {
-        let (file, guard) = writer(open(path)?);
-        writers.push(guard);
-        layers.push(lines(file, false));
-    }
-    tracing_subscriber::registry().with(layers).with(filter).try_init().map_err(io::Error::other)?;
+    let (mut writers, mut counters) = (vec![stdout_guard], vec![stdout.error_counter()]);
+    let lines = match file {
+        None => lines(stdout, format, io::stdout().is_terminal()),
+        Some(LogFile { path, size, keep }) => {
+            let (file, guard) = writer(RotatingFile::open(path, size, keep)?);
+            writers.push(guard);
+            counters.push(file.error_counter());
+            // One text for both: whoever compares them finds the same times.
+            lines(stdout.and(file), format, false)
+        }
+    };
+    let lines = lines.with_filter(filter_fn(is_fit));
+    tracing_subscriber::registry().with(lines).with(filter).try_init().map_err(io::Error::other)?;
+    let _ = CROWDED.set(counters);
     Ok(LogGuard { _writers: writers })
 }
 
-fn open(path: &Path) -> io::Result<std::fs::File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot open the log file {}: {error}", path.display()))
-    })
+/// Lines lost so far: the disk was full, or a writer too slow.
+pub fn lost() -> u64 {
+    let crowded = CROWDED.get().into_iter().flatten().map(|it| it.dropped_lines() as u64).sum::<u64>();
+    FAILED.load(Ordering::Relaxed) + crowded
 }
 
-fn writer(to: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().lossy(true).finish(to)
+/// Whether a line may be written at all.
+fn is_fit(line: &Metadata<'_>) -> bool {
+    let is_ours = ["tabproxy", "chromium"].contains(&line.target().split("::").next().unwrap_or_default());
+    is_ours || *line.level() <= Level::INFO
 }
 
-fn lines<S>(to: NonBlocking, ansi: bool) -> Box<dyn Layer<S> + Send + Sync>
+fn writer(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).finish(Counted(to))
+}
+
+/// Takes every line; those that cannot be written are counted.
+struct Counted<W>(W);
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.write_all(line).is_err() {
+            FAILED.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
+}
+
+fn lines<S, W>(to: W, format: Format, ansi: bool) -> Box<dyn Layer<S> + Send + Sync>
 where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
-    fmt::layer().compact().with_target(false).with_ansi(ansi).with_writer(to).boxed()
+    let lines = fmt::layer().with_target(false);
+    match format {
+        Format::Text => lines.compact().with_ansi(ansi).with_writer(to).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_writer(to).boxed(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn mistakes_are_named() {
-        let missing = Path::new("/nowhere/at/all.log");
-        let error = open(missing).unwrap_err();
+        let error = init("tabproxy=loud", Format::Text, None).unwrap_err();
+        assert!(error.to_string().contains("tabproxy=loud"));
+        let path = Path::new("/nowhere/at/all.log");
+        let error = init("info", Format::Json, Some(LogFile { path, size: 1, keep: 1 })).unwrap_err();
         assert!(error.to_string().contains("/nowhere/at/all.log"), "{error}");
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(init("tabproxy=loud", None).unwrap_err().to_string().contains("tabproxy=loud"));
     }
 
     #[test]
-    fn the_file_is_for_its_owner_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.log");
-        let file = open(&path).unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    fn what_cannot_be_written_is_counted_and_stops_nothing() {
+        let before = lost();
+        let mut full = Counted(RotatingFile::open(Path::new("/dev/full"), 1000, 1).unwrap());
+        for _ in 0..3 {
+            full.write_all(b"a line\n").unwrap();
+            full.flush().unwrap();
+        }
+        assert!(lost() >= before + 3);
     }
 }

@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
-use super::process;
+use super::{log, process};
 use crate::error::FaultKind;
 
 /// The media type of [`Metrics::render`]'s text.
@@ -29,6 +29,9 @@ const HEAD_BUCKETS: [f64; 14] =
 const DELAY_BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0];
 
+/// The code of [`Outcome::NotAStream`].
+pub const NOT_A_STREAM: &str = "not_a_stream";
+
 /// How an exchange ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -36,6 +39,8 @@ pub enum Outcome {
     Complete,
     /// The client left before the end.
     ClientGone,
+    /// The client had the head of an event stream already when the site answered with something else.
+    NotAStream,
     /// The client got a fault.
     Fault(FaultKind),
 }
@@ -45,6 +50,7 @@ impl Outcome {
         let outcome = match self {
             Outcome::Complete => "complete",
             Outcome::ClientGone => "client_gone",
+            Outcome::NotAStream => NOT_A_STREAM,
             Outcome::Fault(kind) => kind.code(),
         };
         OutcomeLabel { outcome }
@@ -122,6 +128,7 @@ struct Sampled {
     memory: Gauge,
     browser_memory: Gauge,
     descriptors: Gauge,
+    lost_lines: Counter,
     build: Family<BuildLabel, Gauge>,
 }
 
@@ -131,7 +138,8 @@ impl Metrics {
         let r = &mut registry;
         let exchanges = Family::<OutcomeLabel, Counter>::default();
         let faults = FaultKind::ALL.into_iter().map(Outcome::Fault);
-        for outcome in [Outcome::Complete, Outcome::ClientGone].into_iter().chain(faults) {
+        for outcome in [Outcome::Complete, Outcome::ClientGone, Outcome::NotAStream].into_iter().chain(faults)
+        {
             // A series that is there from the start makes its first increase visible.
             let _ = exchanges.get_or_create(&outcome.label());
         }
@@ -210,6 +218,8 @@ impl Sampled {
             "Open file descriptors of the proxy",
             self.descriptors.clone(),
         );
+        let help = "Log lines lost: the disk was full, or a writer too slow";
+        r.register("tabproxy_log_lines_lost", help, self.lost_lines.clone());
         r.register("tabproxy_build_info", "Always 1; what runs, in its labels", self.build.clone());
     }
 
@@ -226,6 +236,7 @@ impl Sampled {
         self.memory.set(process::resident() as i64);
         self.browser_memory.set(sample.browser_group.map_or(0, process::group_memory) as i64);
         self.descriptors.set(process::descriptors() as i64);
+        self.lost_lines.inner().store(log::lost(), Relaxed);
         self.build.clear();
         let browser = sample.browser.clone().unwrap_or_default();
         self.build.get_or_create(&BuildLabel { version: env!("CARGO_PKG_VERSION"), browser }).set(1);
@@ -301,6 +312,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is missing in:\n{text}");
         }
+        assert!(text.contains("\ntabproxy_log_lines_lost_total "));
         assert_eq!(text.matches("tabproxy_build_info{").count(), 1);
         assert!(text.contains(r#"browser="Chrome/142""#) && text.ends_with("# EOF\n"));
     }

@@ -7,8 +7,12 @@
 mod bodies;
 mod clients;
 mod faults;
+mod heartbeat;
 mod layers;
+mod log;
+mod nginx;
 mod processes;
+mod program;
 mod refusals;
 mod repairs;
 mod rig;

@@ -101,8 +101,12 @@ fn help_names_every_variable() {
         "QUEUE_WAIT",
         "MAX_BODY",
         "LOG_FILE",
+        "LOG_SIZE",
+        "LOG_KEEP",
+        "LOG_FORMAT",
         "LOG",
         "DRAIN",
+        "PING",
     ] {
         assert!(said.contains(&format!("TABPROXY_{name}")), "{name}");
     }

@@ -1,0 +1,270 @@
+//! The log: one line for each request, bounded files, and no secret in any of them.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use futures::StreamExt;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tabproxy::practice::{Practice, PracticeArgs};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::program::Program;
+use crate::rig::{eventually, turn};
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The lines about requests, as objects.
+fn requests(log: &Path) -> Vec<Value> {
+    let lines = text(log);
+    let whole = lines.rsplit_once('\n').map_or("", |it| it.0);
+    let lines = whole.lines().map(|it| serde_json::from_str::<Value>(it).unwrap_or_else(|_| panic!("{it}")));
+    lines.filter(|it| it["path"].is_string()).collect()
+}
+
+/// The line with this id, once it is there.
+async fn line(log: &Path, id: &str) -> Value {
+    let found = || requests(log).into_iter().find(|it| it["id"] == id);
+    eventually(found, Option::is_some).await.unwrap()
+}
+
+fn id_of(answer: &reqwest::Response) -> String {
+    answer.headers()["x-request-id"].to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_is_one_line_that_says_how_it_went() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let home = TempDir::new().unwrap();
+    let log = home.path().join("tabproxy.log");
+    let env = [
+        ("TABPROXY_LOG_FILE", log.to_str().unwrap()),
+        ("TABPROXY_LOG_FORMAT", "json"),
+        ("TABPROXY_PING", "200ms"),
+    ];
+    let program = Program::start(&site, home.path(), &env);
+    program.wait_ready().await;
+
+    let answer = program.ask("a", "hello count=5 interval=1 stall=2:700").send().await.unwrap();
+    let id = id_of(&answer);
+    let body = answer.text().await.unwrap();
+    assert!(body.contains(": ping\n\n"));
+    let body = body.replace(": ping\n\n", "");
+    let told = line(&log, &id).await;
+    for (name, expected) in [
+        ("message", "answered".into()),
+        ("level", "INFO".into()),
+        ("method", "POST".into()),
+        ("path", "/backend-api/conversation".into()),
+        ("caller", "127.0.0.1".into()),
+        ("status", 200.into()),
+        ("outcome", "complete".into()),
+        ("bytes", Value::from(body.len())),
+        ("events", Value::from(body.matches("\n\n").count())),
+    ] {
+        assert_eq!(told[name], expected, "{name} in {told}");
+    }
+    assert!(told["ms"].as_u64().unwrap() >= 700 && told["head_ms"].as_u64() < told["ms"].as_u64(), "{told}");
+
+    let refused =
+        program.client.get(program.url("/elsewhere?a=b")).header("x-forwarded-for", "9.9.9.9, 10.1.2.3");
+    let refused = refused.send().await.unwrap();
+    let told = line(&log, &id_of(&refused)).await;
+    assert_eq!((&told["outcome"], &told["status"]), (&"path_not_allowed".into(), &403.into()));
+    assert_eq!((&told["path"], &told["caller"]), (&"/elsewhere".into(), &"10.1.2.3".into()));
+    assert_eq!(told.get("events"), None);
+
+    let mut leaves = program.ask("b", "hello count=100000 interval=20").send().await.unwrap();
+    let id = id_of(&leaves);
+    leaves.chunk().await.unwrap().unwrap();
+    drop(leaves);
+    let told = line(&log, &id).await;
+    assert_eq!((&told["outcome"], &told["message"]), (&"client_gone".into(), &"the client left".into()));
+    eventually(|| site.counters().active, |it| *it == 0).await;
+    let waits = tokio::spawn(program.ask("c", "hello first=60000").send());
+    eventually(|| site.counters().active, |it| *it == 1).await;
+    waits.abort();
+    drop(waits);
+    eventually(|| requests(&log), |it| it.iter().filter(|it| it["outcome"] == "client_gone").count() == 2)
+        .await;
+
+    let cut = program.ask("d", "hello count=50 interval=10 reset=5").send().await.unwrap();
+    let id = id_of(&cut);
+    assert!(cut.bytes().await.is_err());
+    let told = line(&log, &id).await;
+    assert_eq!(
+        (&told["outcome"], &told["level"], &told["status"]),
+        (&"fetch_failed".into(), &"WARN".into(), &200.into())
+    );
+    let head = program.client.head(program.url("/backend-api/practice/echo")).send().await.unwrap();
+    assert_eq!(line(&log, &id_of(&head)).await["outcome"], "complete");
+
+    // What monitors ask for all day is not there, and stdout has the same lines.
+    let all = requests(&log);
+    assert!(all.iter().all(|it| it["path"] != "/readyz"));
+    assert_eq!(all.len(), 6, "one line each");
+    let sorted = |path: &Path| {
+        let mut lines: Vec<_> = text(path).lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    eventually(|| sorted(&program.stdout) == sorted(&log), |it| *it).await;
+    assert!(text(&log).contains("warming -> ready after"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_log_begins_anew_and_whoever_follows_it_goes_on_following() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let home = TempDir::new().unwrap();
+    let log = home.path().join("tabproxy.log");
+    let env = [
+        ("TABPROXY_LOG_FILE", log.to_str().unwrap()),
+        ("TABPROXY_LOG_SIZE", "4KiB"),
+        ("TABPROXY_LOG_KEEP", "2"),
+    ];
+    let program = Program::start(&site, home.path(), &env);
+    program.wait_for("/healthz").await;
+    let inode = fs::metadata(&log).unwrap().ino();
+    let followed = home.path().join("followed");
+    let mut tail = Command::new("tail");
+    tail.args(["-n", "+1", "-f"]).arg(&log).stderr(Stdio::null());
+    let mut tail = tail.stdout(fs::File::create(&followed).unwrap()).spawn().unwrap();
+    let mut last = String::new();
+    for _ in 0..200 {
+        let answer = program.client.get(program.url("/elsewhere")).send().await.unwrap();
+        last = id_of(&answer);
+        eventually(|| text(&log).contains(&last), |it| *it).await;
+    }
+    eventually(|| text(&followed).contains(&last), |it| *it).await;
+    tail.kill().unwrap();
+    tail.wait().unwrap();
+    assert_eq!(fs::metadata(&log).unwrap().ino(), inode, "the same file");
+    for name in ["tabproxy.log", "tabproxy.log.1", "tabproxy.log.2"] {
+        let size = fs::metadata(home.path().join(name)).unwrap().len();
+        assert!(size > 0 && size <= 4096, "{name}: {size}");
+    }
+    assert!(!home.path().join("tabproxy.log.3").exists());
+    assert_eq!(text(&program.stdout).matches("path_not_allowed").count(), 200, "stdout has them all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_loses_lines_counts_them_and_stops_nothing() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let home = TempDir::new().unwrap();
+    let program = Program::start(&site, home.path(), &[("TABPROXY_LOG_FILE", "/dev/full")]);
+    program.wait_ready().await;
+    let answer = program.ask("a", "hello count=3").send().await.unwrap();
+    assert!(answer.text().await.unwrap().ends_with("data: [DONE]\n\n"));
+    let metrics = program.client.get(program.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    let lost = metrics.lines().find_map(|it| it.strip_prefix("tabproxy_log_lines_lost_total ")).unwrap();
+    assert!(lost.parse::<u64>().unwrap() >= 3, "{lost}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_any_line_figure_or_error() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    for level in ["info", "trace"] {
+        let home = TempDir::new().unwrap();
+        let log = home.path().join("tabproxy.log");
+        let env = [
+            ("TABPROXY_LOG_FILE", log.to_str().unwrap()),
+            ("TABPROXY_LOG", level),
+            ("TABPROXY_PING", "100ms"),
+        ];
+        let program = Program::start(&site, home.path(), &env);
+        program.wait_ready().await;
+        let mut told = String::new();
+
+        // Everything that a caller says, and what the site answers: the prompt once more.
+        let ask = |id: &str, knobs: &str| {
+            let request = program.ask(id, &format!("canary-prompt {knobs}"));
+            let request =
+                request.header("authorization", "Bearer canary-bearer").header("cookie", "a=canary-cookie");
+            request.header("oai-device-id", "canary-device").header("x-authorization", "canary-other")
+        };
+        let answer = ask("canary-message", "echo=1").send().await.unwrap();
+        assert!(answer.text().await.unwrap().contains("canary-prompt"));
+        for path in [
+            "/backend-api/models?token=canary-query",
+            "/elsewhere?token=canary-query",
+            "/k/canary-key/v1/models",
+            "/k/canary-key",
+            "/backend-api/sk-canary-path",
+            "/backend-api/..%2f?canary-query",
+            "/readyz?canary-query",
+            "/backend-api/practice/redirect?code=302&to=https://elsewhere.test:1/canary-target?canary-query",
+        ] {
+            let request = program.client.get(program.url(path)).header("authorization", "canary-bearer");
+            let answer = request.send().await.unwrap();
+            if !answer.status().is_success() && !path.contains("sk-") {
+                told += &answer.text().await.unwrap();
+            }
+        }
+        // Broken ones, below what a client library sends.
+        for request in [
+            "GET /canary-line HTTP/9.9\r\n\r\n".to_owned(),
+            "GET /backend-api/x HTTP/1.1\r\nhost: localhost\r\ncanary-header\r\n\r\n".to_owned(),
+            format!("GET /backend-api/x HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "canary-long".repeat(20_000)),
+            "POST /backend-api/x HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\ncanary-chunk\r\n".to_owned(),
+            "GET /backend-api/x HTTP/1.1\r\nhost: localhost\r\norigin: https://canary-origin.example\r\nconnection: close\r\n\r\n".to_owned(),
+            "POST /backend-api/x HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\ncanary-half".to_owned(),
+        ] {
+            let mut socket = TcpStream::connect(program.addr).await.unwrap();
+            let _ = socket.write_all(request.as_bytes()).await;
+            // Half a body is only known for one when no more can come; the others are whole, or wrong at once.
+            if request.ends_with("canary-half") {
+                let _ = socket.shutdown().await;
+            }
+            let mut answer = Vec::new();
+            let _ = socket.read_to_end(&mut answer).await;
+            told += &String::from_utf8_lossy(&answer);
+        }
+        // A stream that the browser's death cuts, one that its client leaves, one that never got an answer.
+        let mut cut = ask("canary-cut", "count=100000 interval=20").send().await.unwrap().bytes_stream();
+        cut.next().await.unwrap().unwrap();
+        let mut early = ask("canary-early", "first=60000").send().await.unwrap();
+        assert!(early.chunk().await.unwrap().unwrap().starts_with(b": ping\n\n"));
+        drop(ask("canary-gone", "count=100000 interval=20").send().await.unwrap());
+        eventually(|| browser_of(program.pid()), Option::is_some).await.map(kill).unwrap();
+        while let Some(Ok(_)) = cut.next().await {}
+        while let Ok(Some(chunk)) = early.chunk().await {
+            told += &String::from_utf8_lossy(&chunk);
+        }
+        assert!(told.contains("page_lost"), "{told}");
+        let outcomes =
+            ["complete", "client_gone", "page_lost", "path_not_allowed", "redirected_away", "foreign_origin"];
+        eventually(
+            || outcomes.map(|it| text(&log).contains(&format!("outcome={it}"))),
+            |it| it.iter().all(|it| *it),
+        )
+        .await;
+
+        told += &program.client.get(program.url("/metrics")).send().await.unwrap().text().await.unwrap();
+        told += &text(&log);
+        told += &text(&program.stdout);
+        let hits: Vec<_> = told.lines().filter(|it| it.contains("canary")).collect();
+        assert!(hits.is_empty(), "{level}: {hits:#?}");
+        assert_eq!(turn("canary", "x")["messages"][0]["id"], "canary", "the canaries were sent");
+    }
+}
+
+fn kill(browser: Pid) {
+    kill_process(browser, Signal::KILL).unwrap();
+}
+
+/// The child of this process that leads a group of its own.
+fn browser_of(parent: Pid) -> Option<Pid> {
+    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(1);
+        let (its_parent, group) = (fields.next()?.parse::<i32>().ok()?, fields.next()?.parse::<i32>().ok()?);
+        (its_parent == parent.as_raw_nonzero().get() && group == pid).then(|| Pid::from_raw(pid)).flatten()
+    })
+}

@@ -1,0 +1,513 @@
+//! A real nginx in front, with the project's own files: streams, cuts and departures pass, and it speaks in
+//! the caller's format when there is nobody behind it.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tabproxy::practice::answer_text;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+
+use crate::program::Program;
+use crate::rig::{PATIENCE, Rig, client, eventually, last_text, turn};
+
+/// What a test changes in the project's files.
+struct Setup<'a> {
+    /// `TABPROXY_UPSTREAM`.
+    upstream: String,
+    /// `TABPROXY_RESOLVER`.
+    resolver: String,
+    /// The servers of the group in `pool.conf`.
+    pool: Vec<SocketAddr>,
+    changes: &'a [(&'a str, &'a str)],
+    /// Names and texts of files beside the configuration, where the certificate is looked for.
+    files: &'a [(&'a str, &'a str)],
+}
+
+impl Setup<'_> {
+    fn at(addr: SocketAddr) -> Setup<'static> {
+        let resolver = "127.0.0.1:9".into();
+        Setup { upstream: addr.to_string(), resolver, pool: vec![addr], changes: &[], files: &[] }
+    }
+
+    fn pool(pool: Vec<SocketAddr>) -> Setup<'static> {
+        Setup { upstream: "tabproxy_pool".into(), pool, ..Setup::at(nobody()) }
+    }
+}
+
+struct Nginx {
+    child: Child,
+    addr: SocketAddr,
+    client: reqwest::Client,
+    home: TempDir,
+}
+
+impl Nginx {
+    async fn start(setup: Setup<'_>) -> Nginx {
+        // Between the system's picking a port and nginx's taking it, another may.
+        for _ in 0..5 {
+            if let Some(nginx) = Nginx::try_start(&setup).await {
+                return nginx;
+            }
+        }
+        panic!("nginx does not start");
+    }
+
+    async fn try_start(setup: &Setup<'_>) -> Option<Nginx> {
+        let home = TempDir::new().unwrap();
+        let addr = nobody();
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx");
+        let mut site = fs::read_to_string(files.join("tabproxy.conf.template")).unwrap();
+        let listen = format!("listen {addr}");
+        for (from, to) in [
+            ("${TABPROXY_UPSTREAM}", setup.upstream.as_str()),
+            ("${TABPROXY_RESOLVER}", &setup.resolver),
+            ("listen 80", &listen),
+            ("/etc/nginx/tabproxy/tls", home.path().to_str().unwrap()),
+            ("/etc/nginx/tabproxy", files.to_str().unwrap()),
+        ]
+        .iter()
+        .chain(setup.changes)
+        {
+            assert!(site.contains(from), "{from} is not in the file");
+            site = site.replace(from, to);
+        }
+        for (name, text) in setup.files {
+            fs::write(home.path().join(name), text).unwrap();
+        }
+        let pool = fs::read_to_string(files.join("pool.conf")).unwrap();
+        let servers: Vec<_> = setup.pool.iter().map(|it| format!("server {it} max_fails=0;")).collect();
+        let pool = pool.replacen("server 127.0.0.1:3000 max_fails=0;", &servers.join("\n"), 1);
+        let temp = |kind: &str| format!("{kind}_temp_path {}/{kind};\n", home.path().display());
+        let temps: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(temp).concat();
+        let main = format!(
+            "daemon off;\npid {0}/pid;\nerror_log {0}/error.log info;\nworker_processes 1;\n\
+             events {{ worker_connections 256; }}\nhttp {{\naccess_log off;\n{temps}{pool}\n{site}\n}}\n",
+            home.path().display(),
+        );
+        // What nginx runs as when root starts it must be able to read the pages, and to write here.
+        let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
+        fs::write(home.path().join("nginx.conf"), format!("{user}{main}")).unwrap();
+        // Outside root's PATH on Debian.
+        let there = Path::new("/usr/sbin/nginx");
+        let mut command = Command::new(if there.exists() { there } else { Path::new("nginx") });
+        command.arg("-p").arg(home.path()).arg("-c").arg(home.path().join("nginx.conf"));
+        command.arg("-e").arg(home.path().join("error.log"));
+        let mut child = command.stderr(Stdio::null()).spawn().expect("nginx is installed (make deps)");
+        let client = client();
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            tick.tick().await;
+            if child.try_wait().unwrap().is_some() {
+                let log = fs::read_to_string(home.path().join("error.log")).unwrap_or_default();
+                assert!(log.contains("Address already in use"), "{log}");
+                return None;
+            }
+            if tokio::net::TcpStream::connect(addr).await.is_ok() {
+                return Some(Nginx { child, addr, client, home });
+            }
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    async fn get(&self, path: &str, accept: &str) -> reqwest::Response {
+        self.client.get(self.url(path)).header("accept", accept).send().await.unwrap()
+    }
+
+    async fn ask(&self, id: &str, prompt: &str) -> reqwest::Response {
+        let request = self.client.post(self.url("/backend-api/conversation"));
+        request.header("accept", "text/event-stream").json(&turn(id, prompt)).send().await.unwrap()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("error.log")).unwrap()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // A clean stop of the master ends its worker; killed, it would leave it behind.
+        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// An address where nobody listens.
+fn nobody() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A server that takes connections and requests and never says a word; counts the requests' first reads.
+async fn silent() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, heard) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let counter = heard.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let counter = counter.clone();
+            tokio::spawn(async move {
+                let mut some = [0; 4096];
+                if socket.read(&mut some).await.is_ok_and(|n| n > 0) {
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+                while socket.read(&mut some).await.is_ok_and(|n| n > 0) {}
+            });
+        }
+    });
+    (addr, heard)
+}
+
+/// A server that answers everything with its name.
+async fn named(addr: SocketAddr, name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(addr).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut some = [0; 4096];
+            let _ = socket.read(&mut some).await;
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/html\r\ncontent-length: {}\r\n\r\n{name}",
+                name.len()
+            );
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    addr
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_pass_as_they_are_sent_and_pings_keep_silence_alive() {
+    let rig = Rig::with(Default::default(), |config| config.ping = Some(Duration::from_millis(300))).await;
+    // A shorter patience for both kinds of callers, in the proportion of the real one.
+    let changes = [("proxy_read_timeout 10s", "proxy_read_timeout 2s")];
+    let nginx = Nginx::start(Setup { changes: &changes, ..Setup::at(rig.addr()) }).await;
+
+    let prompt = "hello count=6 interval=400";
+    let mut stream = nginx.ask("stream", prompt).await.bytes_stream();
+    let (mut body, mut reads) = (Vec::new(), 0);
+    while let Some(piece) = stream.next().await {
+        if reads == 0 {
+            assert_eq!(
+                rig.counters().finished,
+                0,
+                "the site has not sent the last one when the first is here"
+            );
+        }
+        reads += 1;
+        body.extend_from_slice(&piece.unwrap());
+    }
+    assert!(reads >= 3, "{reads} reads");
+    let text = String::from_utf8(body).unwrap().replace(": ping\n\n", "");
+    assert_eq!(last_text(text.as_bytes()), answer_text(prompt));
+
+    let silent = "hello count=3 interval=1 first=5000 stall=1:5000";
+    let answer = nginx.ask("silent", silent).await;
+    assert_eq!(answer.status(), 200);
+    let text = answer.text().await.unwrap();
+    assert!(text.starts_with(": ping\n\n") && text.ends_with("data: [DONE]\n\n"), "{text}");
+    // Who reads no event streams gets no pings, and more patience.
+    let late = nginx.get("/backend-api/practice/slow-head?ms=4000", "application/json").await;
+    assert_eq!((late.status().as_u16(), late.text().await.unwrap().as_str()), (200, "{\"waited_ms\":4000}"));
+
+    // Paths and queries are not touched on the way.
+    let echo = nginx.get("/backend-api/practice/echo?a=%20b&c=%2F", "application/json").await;
+    let echo: Value = echo.json().await.unwrap();
+    assert_eq!(
+        (&echo["path"], &echo["query"]),
+        (&"/backend-api/practice/echo".into(), &"a=%20b&c=%2F".into())
+    );
+    assert_eq!(nginx.get("/readyz", "*/*").await.status(), 200);
+    let posts = rig.counters().posts_by_message_id;
+    assert!(posts.values().all(|it| *it == 1), "{posts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_is_seen_by_the_client_and_a_departure_by_the_site() {
+    let rig = Rig::ready().await;
+    let nginx = Nginx::start(Setup::pool(vec![rig.addr()])).await;
+    let cut = nginx.ask("cut", "hello count=50 interval=20 reset=5").await;
+    assert_eq!(cut.status(), 200);
+    assert!(cut.bytes().await.is_err(), "what is cut never looks whole");
+
+    let mut stream = nginx.ask("leaves", "hello count=100000 interval=20").await.bytes_stream();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    eventually(|| rig.counters(), |it| it.active == 0 && it.aborted == 1).await;
+    {
+        let early = nginx.ask("leaves early", "hello first=60000");
+        tokio::pin!(early);
+        // Polled until the site has it.
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        while rig.counters().active == 0 {
+            tokio::select! { _ = &mut early => panic!("the head is a minute away"), _ = tick.tick() => {} }
+        }
+    }
+    eventually(|| rig.counters(), |it| it.active == 0 && it.aborted == 2).await;
+
+    // A connection that was kept open is used again, but not once it may be closing: a POST would be lost.
+    let ours = |line: &&str| line.contains(&format!(":{:04X} ", rig.addr().port())) && line.contains(" 01 ");
+    let open = || fs::read_to_string("/proc/net/tcp").unwrap().lines().filter(|it| ours(it)).count();
+    for round in ["before", "after"] {
+        let whole = nginx.ask(round, "hello count=2").await.bytes().await.unwrap();
+        assert!(whole.ends_with(b"data: [DONE]\n\n"));
+        assert!(open() > 0, "it is kept");
+        eventually(open, |it| *it == 0).await;
+    }
+    let posts = rig.counters().posts_by_message_id;
+    assert!(posts.len() == 5 && posts.values().all(|it| *it == 1), "{posts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_errors_pass_as_they_are() {
+    let rig = Rig::starting(Default::default(), |config| config.queue_wait = Duration::from_millis(1)).await;
+    let nginx = Nginx::start(Setup::at(rig.addr())).await;
+    let answer = nginx.get("/backend-api/models", "text/html").await;
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    let body: Value = answer.json().await.unwrap();
+    assert_eq!(body["error"]["code"], "not_ready");
+    let ready = nginx.get("/readyz", "text/html").await;
+    assert_eq!(
+        (ready.status().as_u16(), &ready.headers()["content-type"]),
+        (503, &"application/json".parse().unwrap())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_nobody_answers_nginx_says_so_in_the_callers_format() {
+    let (stalled, heard) = silent().await;
+    let changes = [
+        ("proxy_read_timeout 10s", "proxy_read_timeout 1s"),
+        ("proxy_read_timeout 600s", "proxy_read_timeout 1s"),
+    ];
+    let dead = Nginx::start(Setup::at(nobody())).await;
+    let late = Nginx::start(Setup { changes: &changes, ..Setup::at(stalled) }).await;
+    for (nginx, status) in [(&dead, 502), (&late, 504)] {
+        for (path, accept, kind, part) in [
+            (
+                "/backend-api/conversation",
+                "text/html,*/*;q=0.8",
+                "text/html; charset=utf-8",
+                "<!doctype html>",
+            ),
+            (
+                "/backend-api/conversation",
+                "text/event-stream",
+                "text/plain; charset=utf-8",
+                "about ten seconds",
+            ),
+            ("/backend-api/conversation", "*/*", "text/plain; charset=utf-8", "请约十秒后再试"),
+            ("/v1/chat/completions", "application/json", "application/json", "about ten seconds"),
+        ] {
+            let request = nginx.client.post(nginx.url(path)).header("accept", accept);
+            let answer = request.json(&turn("m", "hello")).send().await.unwrap();
+            assert_eq!(answer.status(), status, "{path} {accept}");
+            assert_eq!(answer.headers()["content-type"], kind, "{path} {accept}");
+            assert_eq!(answer.headers()["retry-after"], "10");
+            let retry = answer.headers().get("x-should-retry").map(|it| it.to_str().unwrap().to_owned());
+            assert_eq!(
+                retry.as_deref(),
+                (status == 504).then_some("false"),
+                "only what was not sent is to be repeated"
+            );
+            let body = answer.text().await.unwrap();
+            assert!(body.contains(part), "{body}");
+            match kind.split(';').next().unwrap() {
+                "text/plain" => assert_eq!(body.trim_end().lines().count(), 1, "{body}"),
+                "application/json" => {
+                    let error = serde_json::from_str::<Value>(&body).unwrap()["error"].take();
+                    assert!(
+                        error["message"].is_string()
+                            && error["type"] == "server_error"
+                            && error["code"].is_string()
+                    );
+                }
+                _ => assert!(body.contains("/readyz") && body.contains("自动刷新")),
+            }
+        }
+    }
+    assert_eq!(heard.load(Ordering::Relaxed), 4, "no POST was sent twice");
+
+    for path in [
+        "/",
+        "/metrics",
+        "/api/auth/session",
+        "/backend-apix/y",
+        "/backend-api",
+        "/_tabproxy/502.html",
+        "/_tabproxy/none",
+        "/backend-api/%2e%2e/metrics",
+        "/backend-api/..%2fapi",
+        "//metrics",
+        "/healthz/x",
+    ] {
+        let mut socket = tokio::net::TcpStream::connect(dead.addr).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{path}: {answer}");
+    }
+    for path in
+        ["/backend-anon/x", "/chatgpt/models", "/platform/v1/models", "/admin/tokens", "/ping", "/healthz"]
+    {
+        assert_eq!(dead.get(path, "*/*").await.status(), 502, "{path}");
+    }
+    let large = dead.client.post(dead.url("/backend-api/files")).body(vec![0; (32 << 20) + 1]);
+    let refused = large.header("expect", "100-continue").send().await.unwrap();
+    assert_eq!(refused.status(), 413);
+    assert_eq!(refused.json::<Value>().await.unwrap()["error"]["code"], "body_too_large");
+    let just = dead.client.post(dead.url("/backend-api/files")).body(vec![0; 32 << 20]);
+    assert_eq!(just.send().await.unwrap().status(), 502);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_for_people_refreshes_itself_once_requests_are_served_again() {
+    let away = nobody();
+    let nginx = Nginx::start(Setup::at(away)).await;
+    let profile = TempDir::new().unwrap();
+    let mut chromium = Command::new(tabproxy::browser::launch::find_chromium().unwrap());
+    chromium.args(["--headless", "--no-sandbox", "--remote-debugging-port=0", "--no-first-run"]);
+    chromium.arg(format!("--user-data-dir={}", profile.path().display()));
+    chromium.arg(nginx.url("/backend-api/x")).stdout(Stdio::null()).stderr(Stdio::null());
+    let _chromium = Stopped(chromium.spawn().unwrap());
+    let port = || fs::read_to_string(profile.path().join("DevToolsActivePort")).unwrap_or_default();
+    let port = eventually(port, |it| it.contains('\n')).await;
+    let tabs = format!("http://127.0.0.1:{}/json/list", port.lines().next().unwrap());
+    let titled = async |title: &str| {
+        let look = async {
+            while !client().get(&tabs).send().await.unwrap().text().await.unwrap().contains(title) {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("no page {title}"));
+    };
+    titled("502 · being set up").await;
+    named(away, "<title>it is back</title>").await;
+    titled("it is back").await;
+}
+
+/// A process that does not outlive its test.
+struct Stopped(Child);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_moves_is_found_again() {
+    let one = named("127.0.0.1:0".parse().unwrap(), "one").await;
+    let mut second = one;
+    second.set_ip(Ipv4Addr::new(127, 0, 0, 2).into());
+    named(second, "two").await;
+    let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let resolver = dns.local_addr().unwrap().to_string();
+    let last = Arc::new(AtomicUsize::new(1));
+    let at = last.clone();
+    tokio::spawn(async move {
+        let mut query = [0; 512];
+        while let Ok((n, from)) = dns.recv_from(&mut query).await {
+            // The question comes back, with one address that is good for a second.
+            let mut answer = query[..n].to_vec();
+            answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
+            answer[8..12].fill(0);
+            let address = [127, 0, 0, at.load(Ordering::Relaxed) as u8];
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+            answer.extend(address);
+            let _ = dns.send_to(&answer, from).await;
+        }
+    });
+    let upstream = format!("tabproxy.test:{}", one.port());
+    let nginx = Nginx::start(Setup { upstream, resolver, ..Setup::at(one) }).await;
+    assert_eq!(nginx.get("/backend-api/x", "*/*").await.text().await.unwrap(), "one");
+    last.store(2, Ordering::Relaxed);
+    let moved = async {
+        while nginx.get("/backend-api/x", "*/*").await.text().await.unwrap() != "two" {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, moved).await.expect("found again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_servers_the_other_serves_when_one_is_dead_or_stands_still() {
+    let rig = Rig::ready().await;
+    let home = TempDir::new().unwrap();
+    let other = Program::start(&rig.site, home.path(), &[]);
+    other.wait_ready().await;
+    let dead = nobody();
+    let nginx = Nginx::start(Setup::pool(vec![dead, rig.addr()])).await;
+    for n in 0..4 {
+        let whole = nginx.ask(&format!("dead{n}"), "hello count=2").await.bytes().await.unwrap();
+        assert!(whole.ends_with(b"data: [DONE]\n\n"));
+    }
+    assert!(nginx.log().contains("Connection refused"), "the dead one was tried");
+
+    let changes = [("proxy_read_timeout 10s", "proxy_read_timeout 3s")];
+    let nginx = Nginx::start(Setup { changes: &changes, ..Setup::pool(vec![other.addr, rig.addr()]) }).await;
+    kill_process(other.pid(), Signal::STOP).unwrap();
+    let asks = (0..6).map(|n| {
+        let nginx = &nginx;
+        async move {
+            let answer = nginx.ask(&format!("still{n}"), "hello count=2 interval=1").await;
+            (answer.status().as_u16(), answer.bytes().await.is_ok_and(|it| it.ends_with(b"data: [DONE]\n\n")))
+        }
+    });
+    let ends = futures::future::join_all(asks).await;
+    assert!(ends.iter().all(|it| matches!(it, (200, true) | (504, false))), "{ends:?}");
+    let served = ends.iter().filter(|it| it.1).count();
+    assert!((3..6).contains(&served), "the other serves, and what went to this one has an end: {ends:?}");
+    // What can be repeated is, so that nobody notices.
+    let again = nginx.get("/backend-api/models", "text/event-stream").await;
+    assert_eq!(again.status(), 200);
+    kill_process(other.pid(), Signal::CONT).unwrap();
+    drop(other);
+    let posts = rig.counters().posts_by_message_id;
+    assert!(posts.values().all(|it| *it == 1), "{posts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_options_for_tls_and_a_rate_limit_work() {
+    let behind = named("127.0.0.1:0".parse().unwrap(), "hello").await;
+    let secure = nobody();
+    let listen = format!("listen {secure} ssl");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let changes = [
+        ("#TLS ", ""),
+        ("#RATE ", ""),
+        ("listen 443 ssl", &listen),
+        ("rate=5r/s", "rate=1r/m"),
+        ("burst=20", "burst=2"),
+    ];
+    let files = [("cert.pem", cert.as_str()), ("key.pem", &key)];
+    let _nginx = Nginx::start(Setup { changes: &changes, files: &files, ..Setup::at(behind) }).await;
+    let client = reqwest::Client::builder().no_proxy().tls_danger_accept_invalid_certs(true).build().unwrap();
+    let url = format!("https://{secure}/backend-api/x");
+    let mut statuses = Vec::new();
+    for _ in 0..5 {
+        let answer = client.get(&url).send().await.unwrap();
+        let limited = answer.status() == 429;
+        assert_eq!(answer.headers().contains_key("retry-after"), limited);
+        statuses.push(answer.status().as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    assert_eq!(client.get(format!("https://{secure}/healthz")).send().await.unwrap().status(), 200);
+}
