@@ -12,7 +12,8 @@ use super::figures::{
     IDLE_MEMORY, IDLE_PSS, MANY, ONE_P50, ONE_P99, OUR_CPU, Samples, Side,
 };
 use super::load::{Fail, Load, Outcome};
-use super::measure::{cpu_of, cpu_of_group, median, percentile, resident, shared_memory_of_group};
+use super::shared::procfs::{cpu_of, cpu_of_group, resident, shared_memory_of_group};
+use super::shared::stats::{median, percentile};
 use super::page::Page;
 use super::proxy::Proxy;
 
