@@ -88,7 +88,9 @@ pub fn command_line(pid: i32) -> Vec<String> {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = line.split(|byte| *byte == 0).filter(|it| !it.is_empty());
     // Chromium joins the words of its helpers by spaces.
-    words.flat_map(|it| String::from_utf8_lossy(it).split(' ').map(str::to_owned).collect::<Vec<_>>()).collect()
+    words
+        .flat_map(|it| String::from_utf8_lossy(it).split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }
 
 fn kilobytes(file: &str, name: &str) -> Option<f64> {
