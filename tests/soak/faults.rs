@@ -1,5 +1,6 @@
 //! The faults that are injected: the real thing each time, from outside, as it happens to people.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -19,6 +20,8 @@ use super::shared::procfs::{self, Process};
 
 /// How long the site says nothing, and how long the processor is taken away.
 const FOR_A_WHILE: Duration = Duration::from_secs(8);
+/// Long enough to see which renderer works.
+const MOMENT: Duration = Duration::from_millis(700);
 /// Conversations that the site spoils at once.
 const SPOILT: usize = 8;
 /// A crowd: more than there are places and turns in the queue.
@@ -31,11 +34,15 @@ const BUSY: usize = 8;
 pub enum Fault {
     /// kill -9 of the browser's main process
     KillBrowser,
-    /// kill -9 of one renderer: the site's page or the carrier
+    /// kill -9 of the busiest renderer: a carrier
+    KillCarrier,
+    /// kill -9 of any one renderer
     KillRenderer,
     /// kill -9 of every renderer
     KillRenderers,
-    /// SIGSTOP of one renderer
+    /// SIGSTOP of the busiest renderer: a carrier
+    StopCarrier,
+    /// SIGSTOP of any one renderer
     StopRenderer,
     /// SIGSTOP of every renderer
     StopRenderers,
@@ -65,6 +72,8 @@ pub enum Fault {
     SiteSilent,
     /// the site wants its check to be passed again
     ClearanceExpires,
+    /// the site wants a sign-in for eight seconds
+    SignInWanted,
     /// 300 clients at once, some of which leave the queue
     Crowd,
     /// eight busy processes beside the proxy for eight seconds
@@ -74,7 +83,7 @@ pub enum Fault {
 /// What a fault is injected into.
 pub struct Scene<'a> {
     /// The site.
-    pub site: &'a Practice,
+    pub site: &'a Arc<Practice>,
     /// The relays.
     pub home: &'a Home,
     /// The proxy.
@@ -86,6 +95,10 @@ pub struct Scene<'a> {
 /// A fault that was injected, and may still be going on.
 #[derive(Default)]
 pub struct Injected {
+    /// When, since the start of the soak.
+    pub at: Duration,
+    /// Exchanges under way at that moment.
+    pub in_flight: usize,
     /// Done when the fault itself is over.
     going_on: JoinSet<()>,
     /// Processes that were stopped.
@@ -111,11 +124,13 @@ impl Fault {
     /// on beside them.
     pub fn notice(self) -> Duration {
         Duration::from_secs(match self {
-            Fault::KillBrowser | Fault::KillRenderers | Fault::LinkClosed | Fault::LinkReset => 15,
-            Fault::StopRenderers | Fault::LinkSilent | Fault::ClearanceExpires => 30,
+            Fault::KillBrowser | Fault::KillCarrier | Fault::KillRenderers => 15,
+            Fault::LinkClosed | Fault::LinkReset => 15,
+            Fault::StopCarrier | Fault::StopRenderers | Fault::LinkSilent | Fault::ClearanceExpires => 30,
             Fault::StopBrowser => 40,
             Fault::StopRenderer | Fault::SiteSilent | Fault::Starved => 12,
-            Fault::SiteResets | Fault::SiteRefuses | Fault::SiteCut | Fault::Crowd => 10,
+            Fault::SiteResets | Fault::SiteRefuses | Fault::SiteCut => 10,
+            Fault::SignInWanted | Fault::Crowd => 10,
             Fault::KillRenderer
             | Fault::KillGpu
             | Fault::KillNetwork
@@ -140,10 +155,17 @@ impl Fault {
     /// # Errors
     /// When it cannot be done here: there is no such process.
     pub async fn inject(self, scene: &Scene<'_>, rng: &mut Rng) -> Result<Injected, Fail> {
-        let mut done = Injected::default();
+        let carrier = match self {
+            Fault::KillCarrier | Fault::StopCarrier => scene.carrier().await?,
+            _ => Vec::new(),
+        };
+        let ledger = &scene.load.ledger;
+        let mut done = Injected { at: ledger.now(), in_flight: ledger.open(), ..Injected::default() };
         match self {
             Fault::KillBrowser => done.signal(&scene.browser()?, Signal::KILL)?,
             Fault::StopBrowser => done.signal(&scene.browser()?, Signal::STOP)?,
+            Fault::KillCarrier => done.signal(&carrier, Signal::KILL)?,
+            Fault::StopCarrier => done.signal(&carrier, Signal::STOP)?,
             Fault::KillRenderer => done.signal(&one(scene.helpers("renderer", "")?, rng), Signal::KILL)?,
             Fault::KillRenderers => done.signal(&scene.helpers("renderer", "")?, Signal::KILL)?,
             Fault::StopRenderer => done.signal(&one(scene.helpers("renderer", "")?, rng), Signal::STOP)?,
@@ -185,6 +207,14 @@ impl Fault {
                 });
             }
             Fault::ClearanceExpires => scene.site.expire_clearance(),
+            Fault::SignInWanted => {
+                let site = scene.site.clone();
+                site.set_sign_in(true);
+                done.going_on.spawn(async move {
+                    sleep(FOR_A_WHILE).await;
+                    site.set_sign_in(false);
+                });
+            }
             Fault::Crowd => {
                 for _ in 0..CROWD {
                     let leaves = (rng.u8(0..5) == 0).then(|| Duration::from_millis(rng.u64(0..1500)));
@@ -222,6 +252,17 @@ impl Injected {
 impl Scene<'_> {
     fn browser(&self) -> Result<Vec<i32>, Fail> {
         Ok(self.proxy.browser().into_iter().collect())
+    }
+
+    /// The renderer that has used the most processor time during a moment of the load: nothing outside tells which
+    /// one a tab lives in, but this one carries.
+    async fn carrier(&self) -> Result<Vec<i32>, Fail> {
+        let renderers = self.helpers("renderer", "")?;
+        let before: Vec<_> = renderers.iter().map(|pid| procfs::cpu_of(*pid)).collect();
+        sleep(MOMENT).await;
+        let used = renderers.iter().zip(before).map(|(pid, before)| (*pid, procfs::cpu_of(*pid) - before));
+        let busiest = used.filter(|it| it.1.is_finite()).max_by(|a, b| a.1.total_cmp(&b.1));
+        Ok(busiest.map(|it| it.0).into_iter().collect())
     }
 
     /// The browser's processes of this type whose `--utility-sub-type` begins so.

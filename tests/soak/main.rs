@@ -152,7 +152,7 @@ async fn soak(options: &Options) -> Result<bool, Fail> {
     println!("soak: {} minutes, --seed {seed}, the proxy's log is {}", options.minutes, log.display());
     let mut run = Run::new(Ledger::new(seed));
 
-    let site = Practice::start(PracticeArgs::default()).await?;
+    let site = Arc::new(Practice::start(PracticeArgs::default()).await?);
     let home = Home::new(&site, log).await?;
     let mut proxy = Proxy::start(&home, None).await?;
     let version = report::browser_version(proxy.addr).await;
@@ -228,19 +228,17 @@ fn chosen(options: &Options) -> Vec<Fault> {
 async fn inject(fault: Fault, scene: &Scene<'_>, rng: &mut Rng) -> Result<Option<Window>, Fail> {
     let before = report::repairs(scene.proxy.addr).await;
     let mut tail = Tail::new(scene.home.log())?;
-    let ledger = &scene.load.ledger;
-    let (injected, in_flight) = (ledger.now(), ledger.open());
     let done = match fault.inject(scene, rng).await {
         Ok(done) => done,
         Err(error) => {
-            println!("{:6.1} s  {}: not injected: {error}", injected.as_secs_f64(), fault.name());
+            println!("          {}: not injected: {error}", fault.name());
             return Ok(None);
         }
     };
-    let what = done.what.clone();
+    let (injected, in_flight, what) = (done.at, done.in_flight, done.what.clone());
     let seen: Seen = observe(scene.load, &mut tail, injected, fault.notice(), RECOVERY).await;
     let woken = done.over().await;
-    let over = ledger.now();
+    let over = scene.load.ledger.now();
     let after = report::repairs(scene.proxy.addr).await;
     let repairs = after.zip(before).map(|(after, before)| (after.0 - before.0, after.1 - before.1));
     Ok(Some(Window { fault, what, injected, over, in_flight, seen, woken, repairs }))

@@ -246,12 +246,14 @@ pub fn clients(run: &Run) -> String {
 
 /// What was needed, at the beginning and at the end, each the median of a fifth of the time.
 pub fn needs(samples: &[Sample]) -> String {
+    // While there is no browser it needs nothing, which says nothing about it.
+    let samples: Vec<_> = samples.iter().copied().filter(|it| it.browser_processes > 0.0).collect();
     let fifth = (samples.len() / 5).max(1).min(samples.len());
     let (first, last) = (&samples[..fifth], &samples[samples.len() - fifth..]);
     let mut out = String::from("| | first fifth | last fifth | most |\n|---|--:|--:|--:|\n");
     for (name, value) in NEEDS {
         let of = |samples: &[Sample]| samples.iter().map(value).collect::<Vec<_>>();
-        let (first, last, all) = (median(&of(first)), median(&of(last)), percentile(&of(samples), 1.0));
+        let (first, last, all) = (median(&of(first)), median(&of(last)), percentile(&of(&samples), 1.0));
         let _ = writeln!(out, "| {name} | {} | {} | {} |", number(first), number(last), number(all));
     }
     out
