@@ -20,7 +20,7 @@ use super::shared::procfs::{self, Process};
 
 /// How long the site says nothing, and how long the processor is taken away.
 const FOR_A_WHILE: Duration = Duration::from_secs(8);
-/// Long enough to see which renderer works.
+/// Long enough to see which renderer works, and for a request to reach the site.
 const MOMENT: Duration = Duration::from_millis(700);
 /// Conversations that the site spoils at once.
 const SPOILT: usize = 8;
@@ -197,7 +197,15 @@ impl Fault {
                     }
                 }
             }
-            Fault::SiteCut => scene.home.way.cut(Cut::Reset),
+            Fault::SiteCut => {
+                // With requests among them that were sent and not yet answered: those a browser might repeat.
+                for _ in 0..SPOILT {
+                    done.spoil(scene.load, "first=3000".into(), Expect::Whole);
+                }
+                sleep(MOMENT).await;
+                done.at = ledger.now();
+                scene.home.way.cut(Cut::Reset);
+            }
             Fault::SiteSilent => {
                 let way = scene.home.way.clone();
                 way.hold(true);

@@ -31,7 +31,7 @@ pub struct Seen {
 /// Observes what follows an injection at `injected` (since the start of the soak).
 ///
 /// Noticed is what shows outside: a request fails, `/readyz` is not 200, or the log tells of a repair. When nothing
-/// has shown for `notice`, nobody had to notice. After `patience` more, it is given up.
+/// has shown for `notice`, nobody had to notice. It is given up `patience` after that.
 pub async fn observe(
     load: &Load,
     tail: &mut Tail,
@@ -83,7 +83,7 @@ pub async fn observe(
             seen.recovered = Some(first - injected);
             break;
         }
-        if now > notice + patience {
+        if now > patience + seen.detected.as_ref().map_or(notice, |it| it.0) {
             break;
         }
     }
