@@ -139,6 +139,17 @@ impl Fault {
         })
     }
 
+    /// Why it is injected only when it is asked for by name: what nobody can survive yet.
+    pub fn why_not(self) -> Option<&'static str> {
+        match self {
+            Fault::SiteCut => Some(
+                "Chromium itself repeats a request, also a POST, whose connection is reset before the head of its \
+                 answer, if the connection was used before",
+            ),
+            _ => None,
+        }
+    }
+
     /// The name that it is asked for by.
     pub fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |it| it.get_name().to_owned())

@@ -41,6 +41,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use fastrand::Rng;
 use tabproxy::practice::{Practice, PracticeArgs};
+use tokio::signal::unix::{SignalKind, signal};
 
 use faults::{Fault, Scene};
 use ledger::Ledger;
@@ -57,6 +58,8 @@ type Fail = Box<dyn std::error::Error + Send + Sync>;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// A fault must be recovered from within this time of being noticed.
 const RECOVERY: Duration = Duration::from_secs(90);
+/// Clients at once: a load that two cores carry, so that faults show and not the load.
+const CLIENTS: u64 = 20;
 /// Load without a fault, before the first one.
 const WARM_UP: Duration = Duration::from_secs(5);
 /// From one look at memory to the next.
@@ -79,7 +82,7 @@ struct Options {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
     without: Vec<Fault>,
     /// Clients at once
-    #[arg(long, default_value_t = 20, value_name = "N")]
+    #[arg(long, default_value_t = CLIENTS, value_name = "N")]
     clients: u64,
     /// Write docs/soak.md and docs/soak.svg
     #[arg(long)]
@@ -90,6 +93,23 @@ struct Options {
     /// What `cargo test` passes on: names of tests, and how to show them
     #[command(flatten)]
     harness: Harness,
+}
+
+impl Options {
+    /// The command that makes the same choices again.
+    fn command(&self, seed: u64) -> String {
+        let mut command = format!("make soak ARGS=\"--minutes {} --seed {seed}", self.minutes);
+        for (option, faults) in [("faults", &self.faults), ("without", &self.without)] {
+            if !faults.is_empty() {
+                let names: Vec<_> = faults.iter().map(|it| it.name()).collect();
+                command += &format!(" --{option} {}", names.join(","));
+            }
+        }
+        if self.clients != CLIENTS {
+            command += &format!(" --clients {}", self.clients);
+        }
+        command + " --write\""
+    }
 }
 
 /// The arguments of every test program, as far as they mean anything here.
@@ -135,7 +155,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime.map_err(Fail::from).and_then(|runtime| runtime.block_on(soak(&options))) {
+    match runtime.map_err(Fail::from).and_then(|runtime| runtime.block_on(interruptible(&options))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -145,11 +165,24 @@ fn main() -> ExitCode {
     }
 }
 
+/// One run, unless we are told to end: then what it has started ends with it.
+async fn interruptible(options: &Options) -> Result<bool, Fail> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        held = soak(options) => held,
+        _ = term.recv() => Err("it was ended".into()),
+        _ = int.recv() => Err("it was ended".into()),
+    }
+}
+
 /// One run; whether all held.
 async fn soak(options: &Options) -> Result<bool, Fail> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000_000));
     let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("soak-proxy.log");
     println!("soak: {} minutes, --seed {seed}, the proxy's log is {}", options.minutes, log.display());
+    for (fault, why) in Fault::value_variants().iter().filter_map(|it| Some((it, it.why_not()?))) {
+        println!("soak: {} only when it is named: {why}", fault.name());
+    }
     let mut run = Run::new(Ledger::new(seed));
 
     let site = Arc::new(Practice::start(PracticeArgs::default()).await?);
@@ -176,7 +209,7 @@ async fn soak(options: &Options) -> Result<bool, Fail> {
         println!("{}", window.line());
         let recovered = window.seen.recovered.is_some();
         run.windows.push(window);
-        if !recovered {
+        if !recovered && Instant::now() < end {
             // The rest of the soak is to tell of other faults: begin anew with another proxy.
             let at = load.ledger.now().as_secs_f64();
             println!("{at:6.1} s  giving this proxy up");
@@ -211,7 +244,7 @@ async fn soak(options: &Options) -> Result<bool, Fail> {
     run.broken.iter().for_each(|what| println!("BROKEN: {what}"));
     if options.write {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-        fs::write(docs.join("soak.md"), report::document(&run, &version, options.minutes, seed))?;
+        fs::write(docs.join("soak.md"), report::document(&run, &version, &options.command(seed)))?;
         fs::write(docs.join("soak.svg"), plot::image(&run))?;
         println!("Written: docs/soak.md, docs/soak.svg");
     }
@@ -219,9 +252,13 @@ async fn soak(options: &Options) -> Result<bool, Fail> {
     Ok(run.broken.is_empty())
 }
 
+/// What is asked for; otherwise all that can be survived.
 fn chosen(options: &Options) -> Vec<Fault> {
-    let all = if options.faults.is_empty() { Fault::value_variants() } else { &options.faults };
-    all.iter().copied().filter(|it| !options.without.contains(it)).collect()
+    let wanted: Vec<Fault> = match options.faults.as_slice() {
+        [] => Fault::value_variants().iter().copied().filter(|it| it.why_not().is_none()).collect(),
+        named => named.to_vec(),
+    };
+    wanted.into_iter().filter(|it| !options.without.contains(it)).collect()
 }
 
 /// Injects one fault and stays until it is over; `None` when it cannot be done here.

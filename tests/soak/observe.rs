@@ -24,7 +24,7 @@ pub struct Seen {
     pub detected: Option<(Duration, String)>,
     /// When a fresh request, begun after that, had been served; `None` if none was in time.
     pub recovered: Option<Duration>,
-    /// What the proxy logged meanwhile, apart from refusals of malformed requests.
+    /// What the proxy logged meanwhile, each thing once, apart from refusals of malformed requests.
     pub log: Vec<String>,
 }
 
@@ -64,7 +64,10 @@ pub async fn observe(
             if seen.detected.is_none() {
                 seen.detected = Some((now, words(&line)));
             }
-            seen.log.push(line);
+            // What is said of every single request says it once.
+            if !seen.log.iter().any(|it| words(it) == words(&line)) {
+                seen.log.push(line);
+            }
         }
         if seen.detected.is_none() {
             let failed = ledger.failure_since(injected);

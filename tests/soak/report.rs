@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
 use tabproxy::practice::Practice;
 
 use super::PATIENCE;
@@ -272,8 +273,7 @@ const NEEDS: [Need; 7] = [
 ];
 
 /// The whole document.
-pub fn document(run: &Run, browser: &str, minutes: f64, seed: u64) -> String {
-    let command = format!("make soak ARGS=\"--minutes {minutes} --seed {seed} --write\"");
+pub fn document(run: &Run, browser: &str, command: &str) -> String {
     let mut out = format!("# Soak\n\nWritten by `{command}`; do not edit.\n\n");
     out.push_str(&facts(browser, &format!("`{command}`")));
     let held = if run.broken.is_empty() {
@@ -289,6 +289,11 @@ pub fn document(run: &Run, browser: &str, minutes: f64, seed: u64) -> String {
         run.broken.iter().for_each(|what| out += &format!("- {what}\n"));
     }
     out.push_str(EXPLANATION);
+    let left_out = Fault::value_variants().iter().filter_map(|it| Some((it, it.why_not()?)));
+    for (fault, why) in left_out {
+        let _ =
+            writeln!(out, "\nOnly when it is named (`--faults {}`): {}. {why}.", fault.name(), fault.about());
+    }
     out
 }
 
