@@ -37,7 +37,7 @@ pub fn image(run: &Run) -> String {
     }
     for at in 0..=4 {
         let at = seconds * f64::from(at) / 4.0;
-        text(&mut out, x(at) - 14.0, y + 4.0, "s t", &format!("{at:.0} s"));
+        text(&mut out, x(at) - 24.0, y + 4.0, "s t", &format!("{at:.0} s"));
     }
     text(&mut out, LEFT, y + 24.0, "s", "Upright lines: a fault was injected.");
     svg::document(WIDTH, y + 36.0, "What proxy and browser needed during the soak", &out)

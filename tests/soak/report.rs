@@ -276,6 +276,9 @@ const NEEDS: [Need; 7] = [
 pub fn document(run: &Run, browser: &str, command: &str) -> String {
     let mut out = format!("# Soak\n\nWritten by `{command}`; do not edit.\n\n");
     out.push_str(&facts(browser, &format!("`{command}`")));
+    if cfg!(debug_assertions) {
+        out.push_str("\nA debug build: a release build needs less time and memory.\n");
+    }
     let held = if run.broken.is_empty() {
         "All held: nothing lost, nothing sent twice."
     } else {
@@ -352,5 +355,7 @@ message. An exchange counts for the last fault that it has seen. **Refused** are
 **Noticed** is the time from the injection to the first sign outside: a request fails, `/readyz` says no, or the log
 tells of a repair; a dash says that the work went on and nobody had to notice. **Recovered** is the time from the
 injection until a fresh request, begun after that, has been served. Both are the median and the worst; one number if
-there was one. Nothing passes or fails by them, except that a fault must be recovered from within 90 seconds.
+there was one. Nothing passes or fails by them, except that a fault must be recovered from within 90 seconds. **In flight**
+are the exchanges under way at the injection, all injections together; the busiest renderer is, as a rule, the carrier
+that has the work.
 ";
