@@ -1,12 +1,13 @@
 # make demo   see a conversation stream through a real browser
 # make test   everything that must hold
 # make bench  measure it, against floors measured in the same run
+# make soak   ten minutes of random faults under load; nothing may be lost (ARGS="--minutes 2 --faults kill-browser")
 #
 # Each installs what is missing first (Debian and Ubuntu; elsewhere it says what to install).
 
 CARGO ?= cargo
 
-.PHONY: demo test bench deps deps-test lint
+.PHONY: demo test bench soak deps deps-test lint
 
 demo: deps
 	$(CARGO) run --release --locked --quiet -- demo $(ARGS)
@@ -21,6 +22,10 @@ lint:
 
 bench: deps
 	$(CARGO) bench --locked --bench stream -- $(ARGS)
+
+# The last --minutes counts.
+soak: deps
+	$(CARGO) test --release --locked --test soak -- --minutes 10 $(ARGS)
 
 deps:
 	@scripts/deps.sh

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::measure::median;
+use super::shared::stats::median;
 
 /// Who was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,19 +6,21 @@
 //! | `site` | the practice site, on a thread of its own |
 //! | `direct`, `page`, `proxy` | the three sides; `client` reads for the first and the last |
 //! | `scenarios` | what is measured, and how |
-//! | `figures`, `measure` | goals and numbers |
+//! | `figures` | goals and numbers |
 //! | `report`, `plot` | `docs/bench.md` and `docs/bench.svg` |
+//! | `shared` | what the soak needs too: `/proc`, middle values, SVG |
 
 mod client;
 mod direct;
 mod figures;
 mod load;
-mod measure;
 mod page;
 mod plot;
 mod proxy;
 mod report;
 mod scenarios;
+#[path = "../../tests/shared/mod.rs"]
+mod shared;
 mod site;
 
 use std::fs;
@@ -103,7 +105,7 @@ async fn bench(options: &Options) -> Result<(), Fail> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     fs::create_dir_all(&docs)?;
     fs::write(docs.join("bench.md"), report::document(&samples, &about, "bench.svg"))?;
-    fs::write(docs.join("bench.svg"), plot::svg(&samples))?;
+    fs::write(docs.join("bench.svg"), plot::image(&samples))?;
     println!("Written: docs/bench.md, docs/bench.svg");
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! The plot: bars for delays and throughput, as an SVG that is legible on light and on dark ground.
 
-use std::fmt::Write as _;
-
 use super::figures::{FLOOD, Figure, HUNDRED_P50, HUNDRED_P99, ONE_P50, ONE_P99, Samples, Side};
-use super::report::number;
+use super::shared::stats::number;
+use super::shared::svg::{self, rect, text};
 
 const WIDTH: f64 = 760.0;
 /// Where bars begin, and the longest one.
@@ -19,12 +18,8 @@ const SIDES: [(Side, &str, &str); 3] = [
     (Side::Proxy, "tabproxy", "#2f81f7"),
 ];
 
-const STYLE: &str = "text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#24292f}\
-    .h{font-weight:600}.s{fill:#57606a}\
-    @media (prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#9198a1}}";
-
 /// The whole image.
-pub fn svg(samples: &Samples) -> String {
+pub fn image(samples: &Samples) -> String {
     let mut out = String::new();
     let mut y = legend(&mut out);
     let panels: [(&str, &[(Figure, &str)]); 3] = [
@@ -38,10 +33,7 @@ pub fn svg(samples: &Samples) -> String {
     for (title, groups) in panels {
         y = panel(&mut out, samples, title, groups, y);
     }
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{y}\" viewBox=\"0 0 {WIDTH} {y}\" \
-         role=\"img\"><title>tabproxy beside its floors</title><style>{STYLE}</style>\n{out}</svg>\n"
-    )
+    svg::document(WIDTH, y, "tabproxy beside its floors", &out)
 }
 
 fn legend(out: &mut String) -> f64 {
@@ -75,16 +67,4 @@ fn panel(out: &mut String, samples: &Samples, title: &str, groups: &[(Figure, &s
         y += 8.0;
     }
     y + 8.0
-}
-
-fn rect(out: &mut String, x: f64, y: f64, width: f64, height: f64, colour: &str) {
-    // Writing to a string cannot fail.
-    let _ = writeln!(
-        out,
-        "<rect x=\"{x}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" rx=\"2\" fill=\"{colour}\"/>"
-    );
-}
-
-fn text(out: &mut String, x: f64, y: f64, class: &str, content: &str) {
-    let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y}\" class=\"{class}\">{content}</text>");
 }

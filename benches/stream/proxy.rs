@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 
 use super::client::Client;
 use super::load::Fail;
-use super::measure::processes;
+use super::shared::procfs::processes;
 
 /// The longest that a start may take.
 const START: Duration = Duration::from_secs(60);

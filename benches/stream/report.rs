@@ -1,11 +1,10 @@
 //! The table: what was measured, beside its floors and its goal, as Markdown.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::process::Command;
 
 use super::figures::{ALL, Figure, Samples, Side};
-use super::load::unix_micros;
+use super::shared::about::facts;
+use super::shared::stats::number;
 
 /// On what and how the measurement was made.
 #[derive(Debug)]
@@ -23,7 +22,8 @@ pub fn document(samples: &Samples, about: &Circumstances, plot: &str) -> String 
     let mut out = String::from("# Benchmark\n\n");
     // Writing to a string cannot fail.
     let _ = writeln!(out, "Written by `{}`; do not edit.\n", about.command);
-    out.push_str(&facts(about));
+    let command = format!("`{}`, median of {} runs", about.command, about.runs);
+    out.push_str(&facts(&about.browser, &command));
     let _ = writeln!(out, "\n![Delays and throughput]({plot})\n");
     out.push_str(&table(samples));
     out.push_str(EXPLANATION);
@@ -75,52 +75,6 @@ fn range(values: &[f64]) -> String {
     let least = values.iter().copied().fold(f64::INFINITY, f64::min);
     let most = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if values.len() < 2 { String::new() } else { format!("{} to {}", number(least), number(most)) }
-}
-
-/// As many digits as mean something.
-pub fn number(value: f64) -> String {
-    match value.abs() {
-        it if it >= 10_000.0 => format!("{:.0}k", value / 1_000.0),
-        it if it >= 100.0 || value.fract() == 0.0 => format!("{value:.0}"),
-        it if it >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
-}
-
-fn facts(about: &Circumstances) -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let model = fs::read_to_string("/proc/cpuinfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("model name"))?;
-        Some(line.split_once(':')?.1.trim().to_owned())
-    });
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let commit = Command::new("git").args(["rev-parse", "--short", "HEAD"]).output().ok();
-    let commit = commit.map(|it| String::from_utf8_lossy(&it.stdout).trim().to_owned()).unwrap_or_default();
-    format!(
-        "| machine | browser | date | commit | command |\n|---|---|---|---|---|\n\
-         | {cores} cores, {}, Linux {} | {} | {} | {commit} | `{}`, median of {} runs |\n",
-        model.as_deref().unwrap_or("unknown processor"),
-        kernel.trim(),
-        about.browser,
-        date(unix_micros() / 1_000_000),
-        about.command,
-        about.runs,
-    )
-}
-
-/// `2026-01-31 12:34 UTC`.
-fn date(seconds: u64) -> String {
-    // Days to a civil date, by counting 400-year eras from 0000-03-01 (H. Hinnant's algorithm).
-    let z = seconds / 86_400 + 719_468;
-    let day_of_era = z % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = z / 146_097 * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute) = (seconds / 3_600 % 24, seconds / 60 % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
 }
 
 const EXPLANATION: &str = "

@@ -12,9 +12,10 @@ use super::figures::{
     IDLE_MEMORY, IDLE_PSS, MANY, ONE_P50, ONE_P99, OUR_CPU, Samples, Side,
 };
 use super::load::{Fail, Load, Outcome};
-use super::measure::{cpu_of, cpu_of_group, median, percentile, resident, shared_memory_of_group};
 use super::page::Page;
 use super::proxy::Proxy;
+use super::shared::procfs::{cpu_of, cpu_of_group, resident, shared_memory_of_group};
+use super::shared::stats::{median, percentile};
 
 const ONE: Load = Load { streams: 1, events: 200, interval: 10 };
 const HUNDRED: Load = Load { streams: 100, events: 200, interval: 10 };

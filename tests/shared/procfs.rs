@@ -1,22 +1,9 @@
-//! Percentiles, and what the kernel says about processes: CPU time and memory.
+//! What the kernel says about processes: CPU time, memory, descriptors, and what they were started as.
 
 use std::fs;
 
 /// The kernel counts CPU time for `/proc` in hundredths of a second, on every Linux.
 const TICKS: f64 = 100.0;
-
-/// The value below which the share `p` (0 to 1) of the values lies; NaN of nothing.
-pub fn percentile(values: &[f64], p: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = (p * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
-}
-
-/// The middle value.
-pub fn median(values: &[f64]) -> f64 {
-    percentile(values, 0.5)
-}
 
 /// A process, out of `/proc/PID/stat`.
 #[derive(Clone, Debug)]
@@ -27,6 +14,8 @@ pub struct Process {
     pub parent: i32,
     /// Its process group.
     pub group: i32,
+    /// What it does: `R`, `S`, `T` (stopped), `Z` (dead, not yet waited for)…
+    pub state: char,
     own: u64,
     children: u64,
 }
@@ -37,7 +26,8 @@ impl Process {
         self.own as f64 / TICKS
     }
 
-    fn read(pid: i32) -> Option<Process> {
+    /// The process of that id, if there is one.
+    pub fn read(pid: i32) -> Option<Process> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name, in parentheses, may contain anything.
         let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();
@@ -47,6 +37,7 @@ impl Process {
             pid,
             parent: i32::try_from(number(1)?).ok()?,
             group: i32::try_from(number(2)?).ok()?,
+            state: fields.first()?.chars().next()?,
             own: sum(11, 12)?,
             children: sum(13, 14)?,
         })
@@ -80,6 +71,26 @@ pub fn shared_memory_of_group(group: i32) -> f64 {
     let members = processes().into_iter().filter(|process| process.group == group);
     let each = members.filter_map(|it| kilobytes(&format!("/proc/{}/smaps_rollup", it.pid), "Pss:"));
     each.sum::<f64>() / 1024.0
+}
+
+/// Open descriptors of one process; `None` when it is gone.
+pub fn descriptors(pid: i32) -> Option<usize> {
+    Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count())
+}
+
+/// Memory mappings of one process; `None` when it is gone.
+pub fn mappings(pid: i32) -> Option<usize> {
+    Some(fs::read_to_string(format!("/proc/{pid}/maps")).ok()?.lines().count())
+}
+
+/// The words that a process was started with; none when it is gone.
+pub fn command_line(pid: i32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line.split(|byte| *byte == 0).filter(|it| !it.is_empty());
+    // Chromium joins the words of its helpers by spaces.
+    words
+        .flat_map(|it| String::from_utf8_lossy(it).split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .collect()
 }
 
 fn kilobytes(file: &str, name: &str) -> Option<f64> {

@@ -1,0 +1,221 @@
+//! The proxy under test: the program as users run it, in a process of its own, so that what it needs can be
+//! measured apart from the load. Its way to the browser and the browser's way to the site lead through relays.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tabproxy::browser::launch;
+use tabproxy::practice::Practice;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::relay::Relay;
+use super::shared::procfs::{self, Process};
+use super::wire;
+use super::{Fail, PATIENCE};
+
+/// Fewer places than the burst has clients, so that queue and refusals have their turn.
+const MAX_INFLIGHT: &str = "32";
+const QUEUE: &str = "200";
+/// How often a free port may turn out to be taken.
+const PORT_TRIES: usize = 5;
+const POLL: Duration = Duration::from_millis(50);
+
+/// Runs the browser so that the address which it tells for CDP is the relay's. The browser keeps the process id of
+/// the script, and with it the process group and the end with its parent.
+const SCRIPT: &str = r#"#!/bin/sh
+set -eu
+port=
+for word; do
+    case $word in --remote-debugging-port=*) port=${word#*=} ;; esac
+done
+[ -n "$port" ] || exec "@BROWSER@" "$@"
+printf %s "$port" >"@DIR@/cdp.port"
+mkfifo "@DIR@/stderr.$$"
+sed -u "s#ws://127.0.0.1:$port/#ws://@RELAY@/#" <"@DIR@/stderr.$$" >&2 &
+exec "@BROWSER@" "$@" 2>"@DIR@/stderr.$$"
+"#;
+
+/// What stays from one start to the next: profile, certificate, the script, the relays.
+pub struct Home {
+    dir: TempDir,
+    log: PathBuf,
+    origin: String,
+    resolve: String,
+    /// Between the proxy and the browser's CDP port.
+    pub link: Relay,
+    /// Between the browser and the site.
+    pub way: Arc<Relay>,
+}
+
+impl Home {
+    /// An empty one; the proxy's log goes to `log`.
+    pub async fn new(site: &Practice, log: PathBuf) -> Result<Home, Fail> {
+        let dir = tempfile::Builder::new().prefix("tabproxy-soak-").tempdir()?;
+        fs::write(dir.path().join("site.pem"), site.cert_pem())?;
+        File::create(&log)?;
+        let port_file = dir.path().join("cdp.port");
+        let link = Relay::start(move || {
+            let port = fs::read_to_string(&port_file)?.parse().map_err(io::Error::other)?;
+            Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+        })
+        .await?;
+        let there = site.addr();
+        let way = Arc::new(Relay::start(move || Ok(there)).await?);
+        let resolve = site.resolve().replace(&there.to_string(), &way.addr().to_string());
+        let home = Home { dir, log, origin: site.front_url(), resolve, link, way };
+        home.write_script()?;
+        Ok(home)
+    }
+
+    fn write_script(&self) -> Result<(), Fail> {
+        let chosen = std::env::var_os("TABPROXY_CHROMIUM").filter(|it| !it.is_empty()).map(PathBuf::from);
+        let browser = chosen.or_else(launch::find_chromium).ok_or("no Chromium found")?;
+        let script = SCRIPT
+            .replace("@BROWSER@", &browser.to_string_lossy())
+            .replace("@DIR@", &self.dir.path().to_string_lossy())
+            .replace("@RELAY@", &self.link.addr().to_string());
+        fs::write(self.file("browser"), script)?;
+        Ok(fs::set_permissions(self.file("browser"), fs::Permissions::from_mode(0o755))?)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Where the proxy writes its log.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+}
+
+/// A running proxy. Dropping it kills it, and its browser dies with it.
+pub struct Proxy {
+    child: Child,
+    /// Its process.
+    pub pid: i32,
+    /// Where it listens.
+    pub addr: SocketAddr,
+}
+
+impl Proxy {
+    /// Starts one and waits until it is ready; on `addr`, or on any free port.
+    pub async fn start(home: &Home, addr: Option<SocketAddr>) -> Result<Proxy, Fail> {
+        for _ in 0..PORT_TRIES {
+            let free = || Ok::<_, Fail>(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?);
+            let mut proxy = Proxy::spawn(home, addr.map_or_else(free, Ok)?)?;
+            match proxy.wait_ready(PATIENCE).await {
+                Ok(()) => return Ok(proxy),
+                // Another program was faster; whatever else is wrong stays wrong.
+                Err(_) if proxy.child.try_wait()?.is_some() && has_lost_its_port(home) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err("no port could be had".into())
+    }
+
+    fn spawn(home: &Home, addr: SocketAddr) -> Result<Proxy, Fail> {
+        let log = OpenOptions::new().append(true).open(&home.log)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tabproxy"));
+        command.arg("serve").kill_on_drop(true).stdout(log.try_clone()?).stderr(log);
+        for (name, _) in std::env::vars().filter(|(name, _)| is_ours(name)) {
+            command.env_remove(name);
+        }
+        command
+            .env("TABPROXY_LISTEN", addr.to_string())
+            .env("TABPROXY_ORIGIN", &home.origin)
+            .env("TABPROXY_RESOLVE", &home.resolve)
+            .env("TABPROXY_TRUST_CERT", home.file("site.pem"))
+            .env("TABPROXY_PROFILE", home.file("profile"))
+            .env("TABPROXY_CHROMIUM", home.file("browser"))
+            .env("TABPROXY_HEADLESS", "true")
+            .env("TABPROXY_MAX_INFLIGHT", MAX_INFLIGHT)
+            .env("TABPROXY_QUEUE", QUEUE);
+        let child = command.spawn()?;
+        let pid = child.id().ok_or("no process id")?.cast_signed();
+        Ok(Proxy { child, pid, addr })
+    }
+
+    /// Waits until it would serve a request.
+    pub async fn wait_ready(&mut self, patience: Duration) -> Result<(), Fail> {
+        let began = Instant::now();
+        while !wire::is_ready(self.addr).await {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(format!("the proxy ended: {status}").into());
+            }
+            if began.elapsed() > patience {
+                return Err("the proxy does not get ready".into());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// The main process of its browser, while there is one. It leads its process group.
+    pub fn browser(&self) -> Option<i32> {
+        browser_of(self.pid)
+    }
+
+    /// Asks it to stop, and waits; the exit status, and `None` if it had to be killed.
+    pub async fn stop(mut self) -> Result<Option<ExitStatus>, Fail> {
+        if let Some(pid) = Pid::from_raw(self.pid) {
+            kill_process(pid, Signal::TERM)?;
+        }
+        match tokio::time::timeout(PATIENCE, self.child.wait()).await {
+            Ok(status) => Ok(Some(status?)),
+            Err(_) => {
+                self.child.kill().await?;
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The browser that belongs to the proxy of this process id.
+pub fn browser_of(proxy: i32) -> Option<i32> {
+    let is_browser = |it: &Process| it.parent == proxy && it.group == it.pid && it.state != 'Z';
+    procfs::processes().into_iter().find(is_browser).map(|it| it.pid)
+}
+
+/// Whether a variable of our own environment would change how the proxy runs.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("TABPROXY_") || name.to_ascii_lowercase().ends_with("_proxy")
+}
+
+fn has_lost_its_port(home: &Home) -> bool {
+    fs::read_to_string(&home.log).is_ok_and(|log| log.contains("cannot listen on"))
+}
+
+/// Reads what is new in the proxy's log.
+pub struct Tail {
+    file: File,
+    rest: String,
+}
+
+impl Tail {
+    /// From the present end on.
+    pub fn new(log: &Path) -> io::Result<Tail> {
+        let mut file = File::open(log)?;
+        file.seek(SeekFrom::End(0))?;
+        Ok(Tail { file, rest: String::new() })
+    }
+
+    /// Whole lines that have come since.
+    pub fn lines(&mut self) -> Vec<String> {
+        let mut new = Vec::new();
+        if self.file.read_to_end(&mut new).is_err() {
+            return Vec::new();
+        }
+        self.rest.push_str(&String::from_utf8_lossy(&new));
+        let end = self.rest.rfind('\n').map_or(0, |at| at + 1);
+        let whole: String = self.rest.drain(..end).collect();
+        whole.lines().map(str::to_owned).collect()
+    }
+}
