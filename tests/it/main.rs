@@ -7,8 +7,11 @@
 mod bodies;
 mod clients;
 mod faults;
+mod input;
 mod layers;
+mod overload;
 mod refusals;
+mod resources;
 mod rig;
 mod site;
 mod start;
