@@ -24,6 +24,9 @@ use line::{Line, Noted};
 /// A connection without a request is kept for this long: longer than what stands in front of us (nginx and
 /// the usual load balancers: 60 s) keeps it, so that it is they who close it and no request crosses its end.
 const IDLE: Duration = Duration::from_secs(90);
+/// Connections that may wait to be let in: a crowd larger than the 128 of the standard library would be told
+/// nothing for a second, until its next attempt.
+const BACKLOG: i32 = 4096;
 /// The largest head. Beyond it, the answer is 431.
 const HEAD_BYTES: usize = 64 * 1024;
 /// HTTP/2 streams on one connection: more than fit through the page, so that the queue decides, not this.
@@ -47,6 +50,8 @@ pub async fn serve(
     drain: Duration,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
+    // On a socket that listens already, this only changes the length of its queue.
+    rustix::net::listen(&listener, BACKLOG)?;
     let handle: Handle<SocketAddr> = Handle::new();
     let mut server = axum_server::from_tcp(listener)?.acceptor(Door).handle(handle.clone());
     limit(server.http_builder());
