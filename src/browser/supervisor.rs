@@ -153,7 +153,8 @@ impl Supervisor {
         let (state, todo) = self.state.clone().on(event, now);
         self.state = state;
         let after = self.state.phase();
-        if discriminant(&before) != discriminant(after) {
+        // The first failure is tried again at once, which leaves the phase as it is.
+        if discriminant(&before) != discriminant(after) || self.state.since() != since {
             let (from, to) = (before.name(), after.name());
             let after_seconds = now.duration_since(since).as_secs_f32();
             let reason = self.state.reason();

@@ -20,7 +20,7 @@ use axum::http::{Request, Response};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 use tower::Service;
 
 /// A request's head must be complete so long after its first byte; the first one after the connection's
@@ -149,45 +149,32 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Line<T> {
     }
 }
 
-/// A timer that is made when it is first wanted and used again.
-struct Alarm {
-    sleep: Option<Pin<Box<Sleep>>>,
-    runs: bool,
-}
+/// A timer that may run. One that is stopped wakes nobody: a connection that stands still would take more.
+struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
     fn unset() -> Alarm {
-        Alarm { sleep: None, runs: false }
+        Alarm(None)
     }
 
     fn set(after: Duration) -> Alarm {
-        let mut alarm = Alarm::unset();
-        alarm.start(after);
-        alarm
+        Alarm(Some(Box::pin(tokio::time::sleep(after))))
     }
 
     /// Starts it, unless it runs.
     fn start(&mut self, after: Duration) {
-        if std::mem::replace(&mut self.runs, true) {
-            return;
-        }
-        let at = Instant::now() + after;
-        match &mut self.sleep {
-            Some(sleep) => sleep.as_mut().reset(at),
-            none => *none = Some(Box::pin(tokio::time::sleep_until(at))),
+        if self.0.is_none() {
+            *self = Alarm::set(after);
         }
     }
 
     fn stop(&mut self) {
-        self.runs = false;
+        self.0 = None;
     }
 
     /// Ready when it runs and has gone off.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.sleep {
-            Some(sleep) if self.runs => sleep.as_mut().poll(cx),
-            _ => Poll::Pending,
-        }
+        self.0.as_mut().map_or(Poll::Pending, |sleep| sleep.as_mut().poll(cx))
     }
 }
 
