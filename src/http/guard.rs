@@ -26,8 +26,11 @@ pub(super) async fn layer(State(app): State<Arc<App>>, request: Request, next: N
     }
 }
 
-/// Whether a request with this target and these headers may be served.
-fn check(version: Version, uri: &Uri, headers: &HeaderMap, hosts: &HostPolicy) -> Result<(), Fault> {
+/// Whether a request with this target and these headers may be served. Pure, for whatever bytes they hold.
+///
+/// # Errors
+/// `BadRequest` where no single host can be read from them, `ForeignHost` and `ForeignOrigin`.
+pub fn check(version: Version, uri: &Uri, headers: &HeaderMap, hosts: &HostPolicy) -> Result<(), Fault> {
     let host = host_of(version, uri, headers)?;
     if !host.is_allowed(hosts) {
         return Err(Fault::new(

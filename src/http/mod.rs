@@ -10,11 +10,11 @@
 //! environment.
 
 mod body;
-mod guard;
-mod headers;
+pub mod guard;
+pub mod headers;
 mod health;
 mod page;
-mod path;
+pub mod path;
 mod reply;
 mod server;
 mod upload;
