@@ -29,6 +29,12 @@ use crate::pipe::{Ledger, Pipe};
 
 /// How often readers that stand still are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// So many readers may stand still at once, for as long as the limits say. Up to 6 MB of an answer that is not
+/// read stay in the browser's network stack, where the site's whole connection has 15 MB: three of them stop
+/// every other stream.
+const STILL: usize = 2;
+/// How long the ones beyond that may.
+const STILL_PATIENCE: Duration = Duration::from_secs(1);
 
 struct Inner {
     generation: u64,
@@ -262,14 +268,19 @@ async fn sweep(inner: &Inner) {
         tick.tick().await;
         let now = Instant::now();
         lock(&inner.redirects).settle(now);
-        lock(&inner.exchanges).retain(|id, pipe| {
-            let stuck = pipe.stalled(now).is_some_and(|stood| stood >= inner.limits.patience);
-            if stuck {
-                inner.stop(*id);
-                pipe.abandon(faults::slow("The answer was not read"));
+        let mut exchanges = lock(&inner.exchanges);
+        let mut still: Vec<_> =
+            exchanges.iter().filter_map(|(id, pipe)| Some((pipe.stalled(now)?, *id))).collect();
+        still.sort_unstable_by(|a, b| b.cmp(a));
+        let too_many = still.len().saturating_sub(STILL);
+        for (n, (stood, id)) in still.into_iter().enumerate() {
+            if stood >= inner.limits.patience || n < too_many && stood >= STILL_PATIENCE {
+                if let Some(pipe) = exchanges.remove(&id) {
+                    inner.stop(id);
+                    pipe.abandon(faults::slow("The answer was not read"));
+                }
             }
-            !stuck
-        });
+        }
     }
 }
 
