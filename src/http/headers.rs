@@ -143,8 +143,20 @@ fn location(text: &str, origin: Option<&str>, status: u16) -> Option<String> {
     if target.origin() != base.origin() {
         return as_is;
     }
-    let is_relative = Url::parse(text).is_err() && !text.starts_with("//");
-    Some(if is_relative { text.to_owned() } else { target[url::Position::BeforePath..].to_owned() })
+    // Relative to whatever it is read against: a client reads `\\/host` and the like as another host.
+    let is_relative = Url::parse(text).is_err()
+        && elsewhere().is_some_and(|it| it.join(text).is_ok_and(|at| at.origin() == it.origin()));
+    if is_relative {
+        return Some(text.to_owned());
+    }
+    let path = &target[url::Position::BeforePath..];
+    // An empty first segment would read as the name of another host.
+    if path.starts_with("//") { as_is } else { Some(path.to_owned()) }
+}
+
+/// Some other place.
+fn elsewhere() -> Option<Url> {
+    Url::parse("http://elsewhere.invalid").ok()
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
@@ -266,6 +278,9 @@ mod tests {
             (302, "//site.test/a", Some("/a")),
             (302, "/a/b", Some("/a/b")),
             (302, "b", Some("b")),
+            (302, "/\\site.test/a", Some("/a")),
+            (302, "https://site.test//evil.test/a", None),
+            (302, "//site.test//evil.test/a", None),
             (302, "https://other.test/a", None),
             (302, "//other.test/a", None),
             (302, "javascript:1", None),
@@ -318,7 +333,7 @@ mod tests {
             ["sec-", "proxy-", "x-forwarded-", "access-control-", "content-security-policy", "oai-"];
         prop_oneof![
             prop::sample::select(known).prop_map(String::from),
-            (prop::sample::select(&families[..]), "[a-zA-Z-]{0,6}").prop_map(|(a, b)| format!("{a}{b}")),
+            (prop::sample::select(families.to_vec()), "[a-zA-Z-]{0,6}").prop_map(|(a, b)| format!("{a}{b}")),
             "[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,12}",
         ]
         .prop_flat_map(|name| prop_oneof![Just(name.clone()), Just(name.to_ascii_uppercase())])
