@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +29,8 @@ use crate::pipe::{Ledger, Pipe};
 
 /// How often readers that stand still are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How long a client may take nothing of an answer whose end is here already.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
 /// So many readers may stand still at once, for as long as the limits say. Up to 6 MB of an answer that is not
 /// read stay in the browser's network stack, where the site's whole connection has 15 MB: three of them stop
 /// every other stream.
@@ -41,6 +43,8 @@ struct Inner {
     out: mpsc::UnboundedSender<Out>,
     next: AtomicU32,
     exchanges: Mutex<HashMap<u32, Arc<Pipe>>>,
+    /// Answers that are here to their end, but not read to their end.
+    unread: Mutex<Vec<Weak<Pipe>>>,
     echoes: Mutex<HashMap<u32, oneshot::Sender<()>>>,
     redirects: Mutex<Redirects>,
     closed: CancellationToken,
@@ -74,6 +78,7 @@ impl Carrier {
             out,
             next: AtomicU32::new(1),
             exchanges: Mutex::default(),
+            unread: Mutex::default(),
             echoes: Mutex::default(),
             redirects: Mutex::default(),
             closed: CancellationToken::new(),
@@ -220,6 +225,9 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
             FromPage::End(id) => {
                 if let Some(pipe) = exchanges.remove(&id) {
                     pipe.finish(Ok(()));
+                    if pipe.waiting(now).is_some() {
+                        lock(&inner.unread).push(Arc::downgrade(&pipe));
+                    }
                 }
             }
             FromPage::Fail(id, failure) => {
@@ -268,6 +276,17 @@ async fn sweep(inner: &Inner) {
         tick.tick().await;
         let now = Instant::now();
         lock(&inner.redirects).settle(now);
+        lock(&inner.unread).retain(|pipe| {
+            let Some((pipe, waited)) = pipe.upgrade().and_then(|it| Some((it.clone(), it.waiting(now)?)))
+            else {
+                return false; // read, or given up
+            };
+            let stuck = waited >= UNREAD_PATIENCE;
+            if stuck {
+                pipe.abandon(faults::slow("The answer was not read to its end"));
+            }
+            !stuck
+        });
         let mut exchanges = lock(&inner.exchanges);
         let mut still: Vec<_> =
             exchanges.iter().filter_map(|(id, pipe)| Some((pipe.stalled(now)?, *id))).collect();

@@ -28,7 +28,6 @@ pub struct ExchangeBody {
 struct Running {
     exchange: Exchange,
     ending: Ending,
-    _permit: Permit,
 }
 
 impl ExchangeBody {
@@ -41,7 +40,8 @@ impl ExchangeBody {
         asked: Asked,
         status: u16,
     ) -> ExchangeBody {
-        let running = Some(Running { exchange, ending, _permit: permit });
+        exchange.hold(permit);
+        let running = Some(Running { exchange, ending });
         ExchangeBody { running, metrics, asked, status }
     }
 }

@@ -112,6 +112,40 @@ async fn a_reader_that_stops_near_the_end_gives_its_place_back() {
     assert!(!rest.ends_with(b"0\r\n\r\n"), "what was let go never looks whole");
 }
 
+/// Over HTTP/2 the connection is well while one of its streams stands still.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_stands_still_on_a_living_connection_gives_its_place_back() {
+    let rig = Rig::with(PracticeArgs::default(), |config| config.max_inflight = 2).await;
+    let client = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let mut still = Vec::new();
+    // The page has handed over all of the one, and has been stopped in the middle of the other.
+    for n in [3_900_000, 200_000_000u64] {
+        let url = rig.url(&format!("/backend-api/practice/bytes?n={n}"));
+        let answer = client.get(url).send().await.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_2));
+        still.push(answer);
+    }
+    let began = Instant::now();
+    let mut ids = 0..;
+    for served in 1..=2 {
+        // Two that stay, so that both places must be free.
+        let running = loop {
+            let answer =
+                rig.ask(&format!("next{}", ids.next().unwrap()), "hello count=100000 interval=100").await;
+            if answer.status() == 200 {
+                break answer;
+            }
+            assert!(began.elapsed() < 2 * PATIENCE, "a place is still taken");
+        };
+        println!("place {served} was free after {:?}", began.elapsed());
+        still.push(running);
+    }
+    for answer in still.drain(..2) {
+        assert!(answer.bytes().await.is_err(), "what was let go never looks whole");
+    }
+    assert!(rig.counters().posts_by_message_id.values().all(|it| *it == 1));
+}
+
 /// Asks over an open connection; how long until the head is there, its text, and the body.
 async fn timed(mut socket: TcpStream, id: &str, prompt: &str) -> (Duration, String, Vec<u8>, Duration) {
     let body = turn(id, prompt).to_string();
