@@ -44,6 +44,8 @@ struct Supervisor {
     reports: mpsc::UnboundedSender<(u64, Report)>,
     /// The number of the current browser.
     incarnation: u64,
+    /// The number of the last one that served requests.
+    served: u64,
     child: Option<Child>,
     /// The end of the browser before, which holds the profile until it is over.
     dying: Option<JoinHandle<()>>,
@@ -75,6 +77,7 @@ pub(super) async fn start(
         pid: None,
         browsers: 0,
         pages: 0,
+        failed_starts: 0,
         buffered: 0,
     });
     let mut supervisor = Supervisor {
@@ -85,6 +88,7 @@ pub(super) async fn start(
         status,
         reports,
         incarnation: 0,
+        served: 0,
         child: None,
         dying: None,
         link: None,
@@ -170,12 +174,15 @@ impl Supervisor {
         }
     }
 
-    fn publish(&self) {
-        let carriers = self
+    fn publish(&mut self) {
+        let carriers: Vec<_> = self
             .state
             .usable(Instant::now())
             .filter_map(|generation| Some(self.carriers.get(&generation)?.0.clone()))
             .collect();
+        if !carriers.is_empty() {
+            self.served = self.incarnation;
+        }
         self.status.send_replace(Status {
             phase: self.state.phase().clone(),
             reason: self.state.reason().to_owned(),
@@ -186,6 +193,7 @@ impl Supervisor {
             pid: self.child.as_ref().map(Child::pid),
             browsers: self.incarnation,
             pages: self.pages,
+            failed_starts: self.incarnation.saturating_sub(self.served + 1),
             buffered: self.channel.buffered(),
         });
     }
