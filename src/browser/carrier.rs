@@ -293,11 +293,10 @@ async fn sweep(inner: &Inner) {
         still.sort_unstable_by(|a, b| b.cmp(a));
         let too_many = still.len().saturating_sub(STILL);
         for (n, (stood, id)) in still.into_iter().enumerate() {
-            if stood >= inner.limits.patience || n < too_many && stood >= STILL_PATIENCE {
-                if let Some(pipe) = exchanges.remove(&id) {
-                    inner.stop(id);
-                    pipe.abandon(faults::slow("The answer was not read"));
-                }
+            let is_over = stood >= inner.limits.patience || n < too_many && stood >= STILL_PATIENCE;
+            if let Some(pipe) = is_over.then(|| exchanges.remove(&id)).flatten() {
+                inner.stop(id);
+                pipe.abandon(faults::slow("The answer was not read"));
             }
         }
     }
