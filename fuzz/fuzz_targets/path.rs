@@ -18,7 +18,8 @@ fuzz_target!(|target: &[u8]| {
             seen.matches('/').count(),
             sent.split('?').next().unwrap_or_default().matches('/').count()
         );
-        assert!(!seen.contains("/api/auth/"), "{sent:?}");
+        // A site may merge slashes; where they stand further back, it is another path.
+        assert!(!seen.trim_start_matches('/').starts_with("api/auth"), "{sent:?}");
         assert!(!sent.bytes().any(|it| it < 0x20 || it == 0x7f), "{sent:?}");
     }
 });

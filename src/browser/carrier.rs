@@ -32,9 +32,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// How long a client may take nothing of an answer whose end is here already.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
 /// So many readers may stand still at once, for as long as the limits say. Up to 6 MB of an answer that is not
-/// read stay in the browser's network stack, where the site's whole connection has 15 MB: three of them stop
-/// every other stream.
-const STILL: usize = 2;
+/// read stay in the browser's network stack, where the site's whole connection has 15 MB, and the browser asks
+/// for more only when half of that has been read: with two of them, every other stream soon stops.
+const STILL: usize = 1;
 /// How long the ones beyond that may.
 const STILL_PATIENCE: Duration = Duration::from_secs(1);
 
