@@ -2,6 +2,7 @@
 # make test   everything that must hold
 # make bench  measure it, against floors measured in the same run
 # make soak   ten minutes of random faults under load; nothing may be lost (ARGS="--minutes 2 --faults kill-browser")
+# make fuzz   the parsers of foreign bytes, SECONDS=60 each
 #
 # Each installs what is missing first (Debian and Ubuntu; elsewhere it says what to install).
 
@@ -32,3 +33,13 @@ deps:
 
 deps-test:
 	@scripts/deps.sh nginx
+# The parsers of foreign bytes against libFuzzer, each for SECONDS; needs `rustup toolchain install nightly`
+# and `cargo install cargo-fuzz`.
+SECONDS ?= 60
+FUZZ_TARGETS = frame path guard headers config challenge
+
+.PHONY: fuzz
+fuzz:
+	@for target in $(FUZZ_TARGETS); do \
+	  $(CARGO) +nightly fuzz run $$target -- -max_total_time=$(SECONDS) -timeout=10 || exit 1; \
+	done

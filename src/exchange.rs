@@ -3,6 +3,7 @@
 //! [`PageRequest`] goes in; an [`Exchange`] comes out: a [`Head`] and then chunks of body, ending exactly
 //! once, cleanly or with a [`Fault`]. Nothing here knows how frames travel: that is behind [`Valve`].
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -119,6 +120,12 @@ impl Exchange {
         next
     }
 
+    /// Keeps `it` for as long as the exchange goes on: until this is dropped, or it is given up because nobody
+    /// reads it.
+    pub fn hold(&self, it: impl Any + Send) {
+        self.pipe.hold(Box::new(it));
+    }
+
     /// As [`Exchange::poll_chunk`], to await.
     pub async fn chunk(&mut self) -> Option<Result<Taken, Fault>> {
         poll_fn(|cx| self.poll_chunk(cx)).await
@@ -130,5 +137,6 @@ impl Drop for Exchange {
         if !self.ended {
             self.valve.cancel(self.id);
         }
+        self.pipe.release();
     }
 }

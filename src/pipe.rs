@@ -4,6 +4,7 @@
 //! writer never waits: what a slow client leaves here is bounded by the [`Window`], and what all slow
 //! clients leave together by the [`Ledger`]. Locks are held for a few instructions, never across an await.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +69,8 @@ struct State {
     moved: Instant,
     end: Option<Result<(), Fault>>,
     reader: Option<Waker>,
+    /// What is given back when the exchange is over, even if nobody looks.
+    held: Option<Box<dyn Any + Send>>,
 }
 
 /// One exchange's buffer; shared by its writer (the channel) and its reader (the exchange).
@@ -95,6 +98,7 @@ impl Pipe {
             moved: now,
             end: None,
             reader: None,
+            held: None,
         };
         Pipe { state: Mutex::new(state), ledger, whereabouts: AtomicU8::new(HERE) }
     }
@@ -166,8 +170,21 @@ impl Pipe {
         }
     }
 
-    /// Ends the exchange at once and lets go of what is buffered.
+    /// Keeps `it` until [`Pipe::release`] or [`Pipe::abandon`]. A client that takes nothing may never be asked
+    /// whether it wants more, so what it holds must not wait for that.
+    pub fn hold(&self, it: Box<dyn Any + Send>) {
+        self.lock().held = Some(it);
+    }
+
+    /// Lets go of what is held.
+    pub fn release(&self) {
+        let held = self.lock().held.take();
+        drop(held); // without the lock: it may wake somebody
+    }
+
+    /// Ends the exchange at once and lets go of what is buffered and held.
     pub fn abandon(&self, fault: Fault) {
+        self.release();
         let mut s = self.lock();
         self.ledger.sub(s.clear());
         if !matches!(s.end, Some(Err(_))) {

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,6 +31,14 @@ use crate::pipe::{Ledger, Pipe};
 
 /// How often readers that stand still are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How long a client may take nothing of an answer whose end is here already.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
+/// So many readers may stand still at once, for as long as the limits say. Up to 6 MB of an answer that is not
+/// read stay in the browser's network stack, where the site's whole connection has 15 MB, and the browser asks
+/// for more only when half of that has been read: with two of them, every other stream soon stops.
+const STILL: usize = 1;
+/// How long the ones beyond that may.
+const STILL_PATIENCE: Duration = Duration::from_secs(1);
 
 struct Inner {
     generation: u64,
@@ -40,6 +48,8 @@ struct Inner {
     started: AtomicU64,
     signs: Signs,
     exchanges: Mutex<HashMap<u32, Arc<Pipe>>>,
+    /// Answers that are here to their end, but not read to their end.
+    unread: Mutex<Vec<Weak<Pipe>>>,
     echoes: Mutex<HashMap<u32, oneshot::Sender<()>>>,
     redirects: Mutex<Redirects>,
     closed: CancellationToken,
@@ -75,6 +85,7 @@ impl Carrier {
             started: AtomicU64::new(0),
             signs: Signs::new(Instant::now()),
             exchanges: Mutex::default(),
+            unread: Mutex::default(),
             echoes: Mutex::default(),
             redirects: Mutex::default(),
             closed: CancellationToken::new(),
@@ -231,6 +242,9 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
             FromPage::End(id) => {
                 if let Some(pipe) = exchanges.remove(&id) {
                     pipe.finish(Ok(()));
+                    if pipe.waiting(now).is_some() {
+                        lock(&inner.unread).push(Arc::downgrade(&pipe));
+                    }
                 }
             }
             FromPage::Fail(id, failure) => {
@@ -285,14 +299,29 @@ async fn sweep(inner: &Inner) {
         tick.tick().await;
         let now = Instant::now();
         lock(&inner.redirects).settle(now);
-        lock(&inner.exchanges).retain(|id, pipe| {
-            let stuck = pipe.stalled(now).is_some_and(|stood| stood >= inner.limits.patience);
+        lock(&inner.unread).retain(|pipe| {
+            let Some((pipe, waited)) = pipe.upgrade().and_then(|it| Some((it.clone(), it.waiting(now)?)))
+            else {
+                return false; // read, or given up
+            };
+            let stuck = waited >= UNREAD_PATIENCE;
             if stuck {
-                inner.stop(*id);
-                pipe.abandon(faults::slow("The answer was not read"));
+                pipe.abandon(faults::slow("The answer was not read to its end"));
             }
             !stuck
         });
+        let mut exchanges = lock(&inner.exchanges);
+        let mut still: Vec<_> =
+            exchanges.iter().filter_map(|(id, pipe)| Some((pipe.stalled(now)?, *id))).collect();
+        still.sort_unstable_by(|a, b| b.cmp(a));
+        let too_many = still.len().saturating_sub(STILL);
+        for (n, (stood, id)) in still.into_iter().enumerate() {
+            let is_over = stood >= inner.limits.patience || n < too_many && stood >= STILL_PATIENCE;
+            if let Some(pipe) = is_over.then(|| exchanges.remove(&id)).flatten() {
+                inner.stop(id);
+                pipe.abandon(faults::slow("The answer was not read"));
+            }
+        }
     }
 }
 

@@ -71,9 +71,14 @@ pub struct Status {
     pub browsers: u64,
     /// Carriers opened so far.
     pub pages: u64,
+    /// Browsers started since one last got as far as serving requests, the present one not counted.
+    pub failed_starts: u64,
     /// Bytes held for slow readers.
     pub buffered: usize,
 }
+
+/// After so many browsers that did not get as far as serving, callers are told at once instead of waiting.
+const FAILED_STARTS: u64 = 3;
 
 impl Status {
     /// Whether a request would be served now.
@@ -95,9 +100,18 @@ impl Status {
                 Fault::new(FaultKind::Draining, "The proxy is stopping; try again in a moment.")
                     .retry_after(Duration::from_secs(10)),
             ),
-            Phase::Backoff { until, .. } if until > deadline => Some(self.not_ready(until)),
+            Phase::Backoff { until, .. } if until > deadline || self.is_failing() => {
+                Some(self.not_ready(until))
+            }
+            Phase::Starting | Phase::Warming { .. } if self.is_failing() => {
+                Some(self.not_ready(Instant::now()))
+            }
             _ => None,
         }
+    }
+
+    fn is_failing(&self) -> bool {
+        self.failed_starts >= FAILED_STARTS
     }
 
     fn not_ready(&self, until: Instant) -> Fault {

@@ -17,9 +17,13 @@ pub(super) fn seed(profile: &Path) -> io::Result<()> {
     if preferences.exists() {
         return Ok(());
     }
-    private_dir(&profile.join("Default"))?;
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(preferences)?;
-    file.write_all(include_bytes!("../../browser-profile/preferences.json"))
+    let dir = profile.join("Default");
+    private_dir(&dir)?;
+    // In one step, so that a full disk does not leave half of them behind for good.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(include_bytes!("../../browser-profile/preferences.json"))?;
+    file.persist(preferences)?;
+    Ok(())
 }
 
 /// An empty directory for the browser's temporary files, the same one for each start on this profile.
@@ -135,5 +139,13 @@ fn live_owner(profile: &Path) -> Option<i32> {
     if here.nodename().to_str() != Ok(host) {
         return None;
     }
-    rustix::process::test_kill_process(Pid::from_raw(pid)?).is_ok().then_some(pid)
+    let exists = rustix::process::test_kill_process(Pid::from_raw(pid)?).is_ok();
+    (exists && !is_zombie(pid)).then_some(pid)
+}
+
+/// Whether a process has ended and nobody has asked how: after the death of its parent in a container without
+/// an init, that may be so for ever.
+fn is_zombie(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
 }

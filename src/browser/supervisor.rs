@@ -59,6 +59,8 @@ struct Supervisor {
     incarnation: u64,
     /// A start under way.
     launching: Option<AbortHandle>,
+    /// The number of the last one that served requests.
+    served: u64,
     child: Option<Child>,
     /// The end of the browser before, which holds the profile until it is over.
     dying: Option<JoinHandle<()>>,
@@ -101,6 +103,7 @@ pub(super) async fn start(
         pid: None,
         browsers: 0,
         pages: 0,
+        failed_starts: 0,
         buffered: 0,
     });
     let mut supervisor = Supervisor {
@@ -113,6 +116,7 @@ pub(super) async fn start(
         reports,
         incarnation: 0,
         launching: None,
+        served: 0,
         child: None,
         dying: None,
         link: None,
@@ -218,7 +222,8 @@ impl Supervisor {
         let (state, todo) = self.state.clone().on(event, now);
         self.state = state;
         let after = self.state.phase();
-        if discriminant(&before) != discriminant(after) {
+        // The first failure is tried again at once, which leaves the phase as it is.
+        if discriminant(&before) != discriminant(after) || self.state.since() != since {
             let (from, to) = (before.name(), after.name());
             let after_seconds = now.duration_since(since).as_secs_f32();
             let reason = self.state.reason();
@@ -234,12 +239,15 @@ impl Supervisor {
         }
     }
 
-    fn publish(&self) {
-        let carriers = self
+    fn publish(&mut self) {
+        let carriers: Vec<_> = self
             .state
             .usable(Instant::now())
             .filter_map(|generation| Some(self.carriers.get(&generation)?.0.clone()))
             .collect();
+        if !carriers.is_empty() {
+            self.served = self.incarnation;
+        }
         self.status.send_replace(Status {
             phase: self.state.phase().clone(),
             reason: self.state.reason().to_owned(),
@@ -250,6 +258,7 @@ impl Supervisor {
             pid: self.child.as_ref().map(Child::pid),
             browsers: self.incarnation,
             pages: self.pages,
+            failed_starts: self.incarnation.saturating_sub(self.served + 1),
             buffered: self.channel.buffered(),
         });
     }

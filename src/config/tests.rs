@@ -246,3 +246,57 @@ fn proxies_come_from_the_flag_then_lower_case_then_upper_case() {
     assert_eq!(some.bypass, ["a.test", "*.a.test"]);
     assert_eq!(some.http, some.https);
 }
+
+/// Every option that `check` reads, and three that are everybody's.
+const OPTIONS: [&str; 21] = [
+    "TABPROXY_LISTEN",
+    "TABPROXY_HOSTS",
+    "TABPROXY_ALLOW_PATHS",
+    "TABPROXY_ALLOW_HEADERS",
+    "TABPROXY_DRAIN",
+    "TABPROXY_ORIGIN",
+    "TABPROXY_RESOLVE",
+    "TABPROXY_TRUST_CERT",
+    "TABPROXY_CHROMIUM",
+    "TABPROXY_CHROMIUM_ARGS",
+    "TABPROXY_PROFILE",
+    "TABPROXY_HEADLESS",
+    "TABPROXY_SANDBOX",
+    "TABPROXY_MAX_INFLIGHT",
+    "TABPROXY_QUEUE",
+    "TABPROXY_QUEUE_WAIT",
+    "TABPROXY_MAX_BODY",
+    "TABPROXY_LOG",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+];
+
+proptest::proptest! {
+    /// Whatever is written: a valid configuration, or one mistake with its remedy, under the right name.
+    #[test]
+    fn any_value_of_any_option_is_taken_or_told(
+        option in proptest::sample::select(&OPTIONS[..]),
+        value in r#"([a-z0-9]|[0-9]{1,20}|https?://|socks5://|user:p%40ss@|[%@:/,=*\[\]."' -]|\PC){0,12}"#,
+    ) {
+        match check(&[(option, &value)]) {
+            Ok(config) => {
+                assert!((1..=INFLIGHT_LIMIT).contains(&config.max_inflight) && config.max_body > 0);
+                assert!(config.allow_paths.iter().all(|it| it.starts_with('/') && !it.starts_with("//")));
+                assert!(matches!(config.origin.scheme(), "http" | "https"));
+                assert!(config.profile.is_absolute());
+            }
+            Err(problems) => {
+                assert_eq!(problems.len(), 1);
+                assert!(problems[0].variable == option && !problems[0].remedy.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_proxys_password_is_never_told(rest in r"([a-z0-9]|[:/@%?#\[\] ]|\PC){0,10}", scheme in "(https?|socks5|ftp)?(://)?") {
+        if let Err(mistake) = ProxyServer::parse(&format!("{scheme}user:hunter2canary@{rest}")) {
+            assert!(!format!("{mistake:?}").contains("hunter2canary"), "{mistake:?}");
+        }
+    }
+}

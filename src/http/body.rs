@@ -77,7 +77,6 @@ enum Stage {
     Awaited(BoxFuture<'static, Result<Answer, Fault>>),
     Running {
         exchange: Exchange,
-        _permit: Permit,
     },
     /// The client has been told, and the cut comes after this moment.
     Cut(Cut, Pin<Box<Sleep>>),
@@ -90,7 +89,8 @@ impl AnswerBody {
         if let Some(pulse) = &mut pulse {
             pulse.beat();
         }
-        let stage = Stage::Running { exchange, _permit: permit };
+        exchange.hold(permit);
+        let stage = Stage::Running { exchange };
         AnswerBody { stage, pulse, account: Some(account), is_begun_early: false }
     }
 
@@ -117,7 +117,8 @@ impl AnswerBody {
                         if !status.is_success() || !headers::is_event_stream(&headers) {
                             return Poll::Ready(Some(self.misfit(status)));
                         }
-                        self.stage = Stage::Running { exchange, _permit: permit };
+                        exchange.hold(permit);
+                        self.stage = Stage::Running { exchange };
                     }
                     Err(fault) => return Poll::Ready(Some(self.fail(fault))),
                 },

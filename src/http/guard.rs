@@ -26,8 +26,11 @@ pub(super) async fn layer(State(app): State<Arc<App>>, request: Request, next: N
     }
 }
 
-/// Whether a request with this target and these headers may be served.
-fn check(version: Version, uri: &Uri, headers: &HeaderMap, hosts: &HostPolicy) -> Result<(), Fault> {
+/// Whether a request with this target and these headers may be served. Pure, for whatever bytes they hold.
+///
+/// # Errors
+/// `BadRequest` where no single host can be read from them, `ForeignHost` and `ForeignOrigin`.
+pub fn check(version: Version, uri: &Uri, headers: &HeaderMap, hosts: &HostPolicy) -> Result<(), Fault> {
     let host = host_of(version, uri, headers)?;
     if !host.is_allowed(hosts) {
         return Err(Fault::new(
@@ -143,6 +146,7 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn ask(version: Version, target: &str, headers: &[(&str, &str)]) -> Result<(), FaultKind> {
         let mut map = HeaderMap::new();
@@ -237,6 +241,38 @@ mod tests {
         {
             let headers = [("host", "localhost"), ("sec-fetch-site", site)];
             assert_eq!(ask(Version::HTTP_11, "/", &headers), expected, "{site}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// A foreign name does not pass, however it is written, and neither does a foreign page.
+        #[test]
+        fn a_foreign_name_never_passes(
+            host in r"(evil|localhost|bots|chat|127|0|1|[.]|:|@|/|\[|\]|#|-|_|%|[ -~]|\PC){1,8}",
+            origin in prop::option::of(r"(https?://|evil[.]example|localhost|:3000|/|@|null){1,4}"),
+            http2 in any::<bool>(),
+        ) {
+            let Ok(value) = axum::http::HeaderValue::try_from(&host) else { return Ok(()) };
+            let mut headers = HeaderMap::from_iter([(header::HOST, value)]);
+            if let Some(origin) = &origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            let hosts = HostPolicy::Names(vec!["bots.example".into()]);
+            let version = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
+            if check(version, &Uri::from_static("/"), &headers, &hosts).is_ok() {
+                // A browser reads the host in the same way.
+                let url = Url::parse(&format!("http://{host}/")).unwrap();
+                let seen = url.host_str().unwrap().trim_end_matches('.');
+                let is_ours = seen == "localhost" || seen.ends_with(".localhost") || seen == "bots.example";
+                let is_address = !matches!(url.host(), Some(url::Host::Domain(_)));
+                prop_assert!(is_ours || is_address, "{} is {}", host, seen);
+                if let Some(origin) = origin {
+                    let page = Url::parse(&origin).unwrap();
+                    prop_assert_eq!(page.host_str().unwrap().trim_end_matches('.'), seen);
+                }
+            }
         }
     }
 }

@@ -155,8 +155,20 @@ fn location(text: &str, origin: Option<&str>, status: u16) -> Option<String> {
     if target.origin() != base.origin() {
         return as_is;
     }
-    let is_relative = Url::parse(text).is_err() && !text.starts_with("//");
-    Some(if is_relative { text.to_owned() } else { target[url::Position::BeforePath..].to_owned() })
+    // Relative to whatever it is read against: a client reads `\\/host` and the like as another host.
+    let is_relative = Url::parse(text).is_err()
+        && elsewhere().is_some_and(|it| it.join(text).is_ok_and(|at| at.origin() == it.origin()));
+    if is_relative {
+        return Some(text.to_owned());
+    }
+    let path = &target[url::Position::BeforePath..];
+    // An empty first segment would read as the name of another host.
+    if path.starts_with("//") { as_is } else { Some(path.to_owned()) }
+}
+
+/// Some other place.
+fn elsewhere() -> Option<Url> {
+    Url::parse("http://elsewhere.invalid").ok()
 }
 
 /// Whether these are of an event stream.
@@ -188,6 +200,7 @@ fn value(text: &str) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn page(sent: &[(&str, &[u8])], extra: &[&str]) -> Vec<(String, String)> {
         let mut map = HeaderMap::new();
@@ -278,6 +291,9 @@ mod tests {
             (302, "//site.test/a", Some("/a")),
             (302, "/a/b", Some("/a/b")),
             (302, "b", Some("b")),
+            (302, "/\\site.test/a", Some("/a")),
+            (302, "https://site.test//evil.test/a", None),
+            (302, "//site.test//evil.test/a", None),
             (302, "https://other.test/a", None),
             (302, "//other.test/a", None),
             (302, "javascript:1", None),
@@ -304,5 +320,83 @@ mod tests {
         let headers = to_client(&moved, None, &[]);
         assert_eq!(headers["content-location"], "/b?c");
         assert!(!headers.contains_key("x-accel-buffering"));
+    }
+
+    /// Written down apart from the lists above, so that one of them cannot lose a name unnoticed.
+    fn is_forbidden(name: &str, to_page: bool) -> bool {
+        let both =
+            ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+        let one = if to_page {
+            &["cookie", "expect", "forwarded", "host", "origin", "referer", "user-agent"][..]
+        } else {
+            &["alt-svc", "content-encoding", "set-cookie", "set-cookie2", "strict-transport-security"][..]
+        };
+        let families = if to_page {
+            &["sec-", "proxy-", "x-forwarded-"][..]
+        } else {
+            &["access-control-", "content-security-policy", "proxy-"][..]
+        };
+        both.contains(&name) || one.contains(&name) || families.iter().any(|it| name.starts_with(it))
+    }
+
+    /// Names that matter, names that hardly differ from them, and any.
+    fn names() -> impl Strategy<Value = String> {
+        let known: Vec<_> = [&TO_PAGE[..], &NEVER_TO_PAGE, &TO_CLIENT, &NEVER_TO_CLIENT].concat();
+        let families =
+            ["sec-", "proxy-", "x-forwarded-", "access-control-", "content-security-policy", "oai-"];
+        prop_oneof![
+            prop::sample::select(known).prop_map(String::from),
+            (prop::sample::select(families.to_vec()), "[a-zA-Z-]{0,6}").prop_map(|(a, b)| format!("{a}{b}")),
+            "[a-zA-Z0-9!#$%&'*+.^_`|~-]{1,12}",
+        ]
+        .prop_flat_map(|name| prop_oneof![Just(name.clone()), Just(name.to_ascii_uppercase())])
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_forbidden_crosses_whatever_is_sent_and_allowed(
+            sent in prop::collection::vec((names(), prop::collection::vec(any::<u8>(), 0..12)), 0..8),
+            extra in prop::collection::vec(names(), 0..4),
+            status in any::<u16>(),
+            redirected_to in prop::option::of(".{0,12}"),
+        ) {
+            let mut map = HeaderMap::new();
+            for (name, value) in &sent {
+                if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
+                    map.append(name, value);
+                }
+            }
+            let all: Vec<_> = extra.iter().chain(sent.iter().map(|it| &it.0)).cloned().collect();
+            for (name, _) in to_page(&map, &all) {
+                prop_assert!(!is_forbidden(&name, true), "{}", name);
+                prop_assert!(map.contains_key(&name), "{} was not sent", name);
+            }
+            let headers =
+                sent.iter().map(|(name, value)| (name.clone(), value.iter().map(|&it| it as char).collect()));
+            let head = Head { status, headers: headers.collect(), redirected_to };
+            for origin in [None, Some("https://site.test")] {
+                for (name, value) in &to_client(&head, origin, &all) {
+                    prop_assert!(!is_forbidden(name.as_str(), false), "{}", name);
+                    prop_assert!(!value.as_bytes().iter().any(|it| matches!(it, b'\r' | b'\n' | 0)));
+                }
+            }
+        }
+
+        /// A redirection that is passed on leads nowhere but to the site.
+        #[test]
+        fn a_location_never_leads_to_another_origin(
+            text in r"(https?:|//|/|\\|[.]{1,2}/|evil[.]test|site[.]test|@|:|#|[?]|%2f|\t|[!-~]|\PC){1,12}",
+            status in prop::sample::select(&[300u16, 301, 302, 303, 307, 308, 200][..]),
+        ) {
+            let headers = to_client(&head(status, &[("location", &text)]), Some("https://site.test"), &[]);
+            // As a client reads it that asked the site under our name.
+            let ours = Url::parse("http://localhost:3000/backend-api/x").unwrap();
+            if let Some(location) = headers.get("location") {
+                let text: String = location.as_bytes().iter().map(|&it| it as char).collect();
+                if let Ok(target) = ours.join(&text) {
+                    prop_assert_eq!(target.origin(), ours.origin(), "{:?}", text);
+                }
+            }
+        }
     }
 }

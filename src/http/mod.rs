@@ -12,12 +12,12 @@
 mod body;
 mod boundary;
 mod events;
-mod guard;
-mod headers;
+pub mod guard;
+pub mod headers;
 mod health;
 mod journal;
 mod page;
-mod path;
+pub mod path;
 mod pulse;
 mod reply;
 mod server;

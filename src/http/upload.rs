@@ -13,6 +13,11 @@ use crate::telemetry::metrics::Metrics;
 
 /// A caller that sends no byte for this long is not waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A whole body may take this long, and [`RATE`] more with its size: one that comes in drops would otherwise
+/// keep its place for ever.
+const GRACE: Duration = Duration::from_secs(30);
+/// The slowest upload that is taken, in bytes per second.
+const RATE: usize = 1024;
 /// Pieces below this size are copied together: kept apart, each costs more than it holds.
 const SMALL: usize = 4 * 1024;
 /// So many bytes of small pieces make up one.
@@ -42,20 +47,22 @@ impl Upload {
     /// Reads to the end. Once it has, it returns at once.
     ///
     /// # Errors
-    /// `TooLarge` as soon as the limit is passed, `BodyTimeout` when nothing comes, `BadRequest` for a body
-    /// that is cut or malformed.
+    /// `TooLarge` as soon as the limit is passed, `BodyTimeout` when nothing comes or too little,
+    /// `BadRequest` for a body that is cut or malformed.
     pub async fn read(&mut self) -> Result<(), Fault> {
         self.read_until(usize::MAX).await
     }
 
     /// As [`Upload::read`], but stops once `enough` bytes are here: there may be more then.
     pub async fn read_until(&mut self, enough: usize) -> Result<(), Fault> {
-        let mut patience = Instant::now() + PATIENCE;
+        let begun = Instant::now();
+        let mut last = begun;
         while !self.is_read() {
             if self.total >= enough {
                 return Ok(());
             }
-            let next = timeout_at(patience, self.body.frame()).await;
+            let slowest = begun + GRACE + Duration::from_secs((self.total / RATE) as u64);
+            let next = timeout_at(slowest.min(last + PATIENCE), self.body.frame()).await;
             let Some(frame) = next.map_err(|_| late())? else { break };
             // Trailers have no use here.
             let Ok(piece) = frame.map_err(broken)?.into_data() else { continue };
@@ -68,7 +75,7 @@ impl Upload {
             }
             self.metrics.received(piece.len());
             self.keep(piece);
-            patience = Instant::now() + PATIENCE;
+            last = Instant::now();
         }
         self.gather();
         self.body = Body::empty();
@@ -115,7 +122,10 @@ pub(super) fn too_large(limit: usize) -> Fault {
 
 fn late() -> Fault {
     let seconds = PATIENCE.as_secs();
-    Fault::new(FaultKind::BodyTimeout, format!("No byte of the request body came for {seconds} seconds."))
+    Fault::new(
+        FaultKind::BodyTimeout,
+        format!("The request body came too slowly: nothing for {seconds} seconds, or under {RATE} bytes/s."),
+    )
 }
 
 fn broken(error: axum::Error) -> Fault {
@@ -125,7 +135,7 @@ fn broken(error: axum::Error) -> Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::stream;
+    use futures::{StreamExt, stream};
     use prometheus_client::registry::Registry;
 
     fn upload(pieces: Vec<Vec<u8>>, limit: usize) -> Upload {
@@ -162,5 +172,25 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(silent.read().await.unwrap_err().kind(), FaultKind::BodyTimeout);
         assert_eq!(begun.elapsed(), PATIENCE);
+    }
+
+    /// One piece of `size` bytes every second, `count` times.
+    fn drops(count: usize, size: usize) -> Upload {
+        let drops = stream::iter(0..count).then(move |_| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, std::io::Error>(Bytes::from(vec![7; size]))
+        });
+        Upload::new(Body::from_stream(drops), usize::MAX, Metrics::new(Registry::default()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_in_drops_ends_and_a_slow_line_does_not() {
+        let begun = Instant::now();
+        let fault = drops(usize::MAX, 1).read().await.unwrap_err();
+        assert_eq!((fault.kind(), begun.elapsed()), (FaultKind::BodyTimeout, GRACE));
+        let begun = Instant::now();
+        drops(600, RATE).read().await.unwrap();
+        assert_eq!(begun.elapsed(), Duration::from_secs(600));
+        assert!(drops(600, RATE / 2).read().await.is_err());
     }
 }

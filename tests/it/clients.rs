@@ -1,6 +1,6 @@
 //! Clients that leave, that stand still, and that come in crowds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::future::join_all;
@@ -50,11 +50,18 @@ async fn clients_that_stand_still_slow_nobody_else() {
         assert!(socket.read(&mut some).await.unwrap() > 0);
         still.push(socket);
     }
+    // One after the other for as long as the patience with them, since it takes a moment until they are felt.
     let prompt = "hello count=20 interval=20";
-    let answer = tokio::time::timeout(Duration::from_secs(10), async {
-        rig.ask("m", prompt).await.bytes().await.unwrap()
-    });
-    assert_eq!(last_text(&answer.await.expect("not held up")), answer_text(prompt));
+    let began = Instant::now();
+    let mut worst = Duration::ZERO;
+    while began.elapsed() < Duration::from_secs(15) {
+        let asked = Instant::now();
+        let id = format!("m{}", began.elapsed().as_micros());
+        assert_eq!(last_text(&rig.ask(&id, prompt).await.bytes().await.unwrap()), answer_text(prompt));
+        worst = worst.max(asked.elapsed());
+    }
+    println!("beside readers that stand still, half a second's answer took at most {worst:?}");
+    assert!(worst < Duration::from_secs(8), "{worst:?}");
     // What is held for them is bounded, and they are let go in the end.
     let held = rig.server.browser().status().buffered;
     assert!(held <= 64 << 20, "{held}");
