@@ -15,6 +15,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 use tokio::sync::{oneshot, watch};
 
 use super::launch::LaunchError;
+use crate::telemetry::process;
 
 /// How long the browser may take to say where it listens.
 const STARTUP: Duration = Duration::from_secs(30);
@@ -128,6 +129,23 @@ impl Child {
         tracing::warn!("the browser does not close: asking again");
         let _ = rustix::process::kill_process_group(self.pid, Signal::TERM);
         tokio::time::timeout(FAREWELL, self.exited()).await.is_ok()
+    }
+
+    /// Kills those of its helpers that somebody has stopped: their tabs are given up, and closing a tab does
+    /// not end a process that stands still.
+    pub fn kill_stopped(&self) {
+        let stopped = process::members(self.pid()).into_iter().filter(|it| it.is_stopped);
+        for helper in stopped.filter(|it| it.pid != self.pid()) {
+            if let Some(pid) = Pid::from_raw(helper.pid) {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+    }
+
+    /// The helper that does the browser's networking and holds its cookies until they are on disk.
+    pub fn network_service(&self) -> Option<i32> {
+        let is_network = |it: &process::Member| it.command().contains("network.mojom.NetworkService");
+        process::members(self.pid()).into_iter().find(is_network).map(|it| it.pid)
     }
 
     /// How its main process is doing, as the kernel tells; `None` if it is gone.

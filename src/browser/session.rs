@@ -101,6 +101,12 @@ impl SessionFile {
         Ok(now)
     }
 
+    /// Puts back what a browser's helper has taken with it when it died: the newest cookies.
+    pub async fn mend(&self, link: &Link, session: Arc<Session>) -> Result<Arc<Session>, String> {
+        link.set_cookies(&session.cookies).await.map_err(|e| e.to_string())?;
+        Ok(session)
+    }
+
     /// Notes that the browser has ended in peace.
     pub fn close(&self, session: &Session) -> io::Result<()> {
         self.write(&Session { closed: true, ..session.clone() })

@@ -24,6 +24,7 @@ use super::session::{Session, SessionFile};
 use super::state::{Action, Event, Phase, State};
 use super::{BrowserSpec, Command, Status};
 use crate::site::challenge::{self, Verdict};
+use crate::telemetry::process;
 
 /// What a task has to say.
 enum Report {
@@ -75,6 +76,8 @@ struct Supervisor {
     unsaved: bool,
     /// The site's local storage may have changed since it was last saved.
     storage_changed: bool,
+    /// The process that holds the browser's newest cookies, once it is known.
+    network: Option<i32>,
     /// Processor time that the browser had used when it was last looked at.
     pulse: Option<u64>,
     /// Path of the page that the site's tab landed on.
@@ -125,6 +128,7 @@ pub(super) async fn start(
         saved: None,
         unsaved: false,
         storage_changed: false,
+        network: None,
         pulse: None,
         carriers: HashMap::new(),
         version: None,
@@ -210,9 +214,14 @@ impl Supervisor {
     fn save(&mut self) {
         let Some(link) = self.link.clone() else { return };
         let Some(before) = self.saved.take() else { return };
+        let file = self.session.clone();
+        if self.network.is_some_and(|pid| !process::exists(pid)) {
+            tracing::warn!("the browser's network service died: the cookies that went with it are put back");
+            self.network = self.child.as_ref().and_then(Child::network_service);
+            return self.spawn(async move { Report::Saved(file.mend(&link, before).await) });
+        }
         let site = self.site.clone().zip(self.state.origin().map(str::to_owned));
         let site = site.filter(|_| std::mem::take(&mut self.storage_changed));
-        let file = self.session.clone();
         self.spawn(async move { Report::Saved(file.save(&link, site, before).await) });
     }
 
@@ -426,6 +435,7 @@ impl Supervisor {
         if let Some(old) = self.site.take() {
             tokio::spawn(async move { old.close().await });
         }
+        self.kill_stopped();
         self.open_site(None);
     }
 
@@ -443,6 +453,13 @@ impl Supervisor {
         if let Some((carrier, tab)) = self.carriers.remove(&generation) {
             carrier.close();
             tokio::spawn(async move { tab.close().await });
+            self.kill_stopped();
+        }
+    }
+
+    fn kill_stopped(&self) {
+        if let Some(child) = &self.child {
+            child.kill_stopped();
         }
     }
 
@@ -488,7 +505,10 @@ impl Supervisor {
                 tracing::warn!(generation, %cause, "a carrier could not be opened");
                 self.apply(Event::CarrierLost(generation, cause));
             }
-            Report::CarrierClosed(generation) => self.lose_carrier(generation, "its channel was closed"),
+            Report::CarrierClosed(generation) => {
+                self.save(); // where all of them close, the network service may have gone
+                self.lose_carrier(generation, "its channel was closed");
+            }
             Report::Probed(generation, verdict) => self.apply(Event::Probed(generation, verdict)),
             Report::CarrierBeat(generation) => {
                 if let Some(wear) = self.carriers.get(&generation).map(|(it, _)| it.wear()) {
@@ -529,6 +549,7 @@ impl Supervisor {
             tracing::info!(pid = child.pid(), "browser: {version}");
         }
         self.launching = None;
+        self.network = child.network_service();
         self.child = Some(child);
         self.site = Some(site);
         self.saved = session;

@@ -37,6 +37,8 @@ pub struct Timing {
     pub settled: Duration,
     /// `Ready` for this long counts as stable.
     pub stable: Duration,
+    /// A second wall within this time of the first is a person's business.
+    pub calm: Duration,
     /// The first pause before something is tried again, and the longest.
     pub backoff: (Duration, Duration),
 }
@@ -59,7 +61,8 @@ impl Default for Timing {
             quiet: s(60),
             weigh: s(5),
             settled: s(15),
-            stable: s(60),
+            stable: s(10),
+            calm: s(60),
             backoff: (s(1), s(60)),
         }
     }

@@ -112,12 +112,12 @@ impl State {
         if !matches!(self.phase, Phase::Ready | Phase::Suspect) {
             return; // it is known, and being seen to
         }
-        let again = self.walled.is_some_and(|at| now.saturating_duration_since(at) < self.timing.stable);
+        let again = self.walled.is_some_and(|at| now.saturating_duration_since(at) < self.timing.calm);
         self.walled = Some(now);
         if again {
             self.ask_operator(wall, now);
             // The page itself may look well: not to be believed at once.
-            self.next_probe = Some(now + self.timing.stable);
+            self.next_probe = Some(now + self.timing.calm);
         } else {
             let reason = match wall {
                 Wall::Check => "the site checks the browser again: its page is opened for that",
