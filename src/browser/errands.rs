@@ -62,16 +62,18 @@ pub(super) async fn open_carrier(
 pub(super) async fn launch(spec: LaunchSpec, suspicious: bool) -> Result<Running, String> {
     profile::released(&spec.profile).await;
     let mut started = start(&spec).await;
-    if let (Err(cause), true) = (&started, suspicious) {
-        if starts_afresh(&spec).await {
-            let aside = profile::set_aside(&spec.profile).map_err(|error| {
-                let profile = spec.profile.display();
-                format!("the profile {profile} is damaged, and cannot be set aside ({error}): move it away by hand")
-            })?;
-            let aside = aside.display();
-            tracing::error!(cause, "the profile was damaged: it is now {aside}, and a new one is made");
-            started = start(&spec).await;
-        }
+    if let (Err(cause), true) = (&started, suspicious)
+        && starts_afresh(&spec).await
+    {
+        let aside = profile::set_aside(&spec.profile).map_err(|error| {
+            let profile = spec.profile.display();
+            format!(
+                "the profile {profile} is damaged, and cannot be set aside ({error}): move it away by hand"
+            )
+        })?;
+        let aside = aside.display();
+        tracing::error!(cause, "the profile was damaged: it is now {aside}, and a new one is made");
+        started = start(&spec).await;
     }
     let mut running = started?;
     running.session = match SessionFile::beside(&spec.profile).restore(&running.link).await {

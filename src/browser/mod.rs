@@ -73,6 +73,8 @@ pub struct Status {
     pub pages: u64,
     /// Browsers started since one last got as far as serving requests, the present one not counted.
     pub failed_starts: u64,
+    /// Links made to browsers so far.
+    pub links: u64,
     /// Bytes held for slow readers.
     pub buffered: usize,
 }
@@ -136,6 +138,8 @@ const LOOK: Duration = Duration::from_secs(5);
 enum Command {
     /// An exchange through this carrier was answered by a wall.
     Walled(u64, Wall),
+    /// The site refused one through this carrier for want of a sign-in.
+    Doubted(u64),
     Restart(Repair),
     Drain,
     Stop,
@@ -192,7 +196,12 @@ impl Browser {
             };
             let fault = match head {
                 Ok(head) => match wall_in_place_of(&request, &head, &mut exchange).await {
-                    None => return Ok((head, exchange)),
+                    None => {
+                        if head.status == 401 {
+                            let _ = self.commands.send(Command::Doubted(carrier.generation()));
+                        }
+                        return Ok((head, exchange));
+                    }
                     Some(wall) => faults::walled(wall),
                 },
                 Err(fault) if fault.kind() == FaultKind::PageLost && fault.sent() == Sent::No => {

@@ -107,6 +107,7 @@ pub(super) async fn start(
         browsers: 0,
         pages: 0,
         failed_starts: 0,
+        links: 0,
         buffered: 0,
     });
     let mut supervisor = Supervisor {
@@ -168,6 +169,7 @@ impl Supervisor {
                 }
                 command = commands.recv() => match command {
                     Some(Command::Restart(what)) => self.apply(Event::Restart(what)),
+                    Some(Command::Doubted(generation)) => self.apply(Event::Doubted(generation)),
                     Some(Command::Walled(generation, wall)) => self.apply(Event::Walled(generation, wall)),
                     Some(Command::Drain) => self.apply(Event::Drain),
                     Some(Command::Stop) | None => {
@@ -203,10 +205,10 @@ impl Supervisor {
             let _ = link.close_browser().await;
         }
         let peacefully = child.farewell().await;
-        if let (Some(session), true) = (saved, peacefully) {
-            if let Err(error) = self.session.close(&session) {
-                tracing::warn!(%error, "the session could not be saved");
-            }
+        if let (Some(session), true) = (saved, peacefully)
+            && let Err(error) = self.session.close(&session)
+        {
+            tracing::warn!(%error, "the session could not be saved");
         }
     }
 
@@ -267,6 +269,7 @@ impl Supervisor {
             pid: self.child.as_ref().map(Child::pid),
             browsers: self.incarnation,
             pages: self.pages,
+            links: self.links,
             failed_starts: self.incarnation.saturating_sub(self.served + 1),
             buffered: self.channel.buffered(),
         });
@@ -380,7 +383,6 @@ impl Supervisor {
     fn relink(&mut self) {
         let Some(address) = self.child.as_ref().map(|it| it.address().to_owned()) else { return };
         tracing::warn!("the link to the browser is lost or silent: connecting to it again");
-        self.links += 1; // nothing that the old one may still say
         self.link = None;
         let site = self.site.as_ref().map(|it| it.id().clone());
         let carriers =
@@ -480,7 +482,7 @@ impl Supervisor {
                     format!("the browser ended ({how}) {words}").trim_end().to_owned(),
                 ));
             }
-            Report::Link(link, event) if link == self.links => self.on_link(event),
+            Report::Link(link, event) if link == self.links && self.link.is_some() => self.on_link(event),
             Report::Link(..) => {}
             Report::Relinked(joined) => match *joined {
                 Ok(joined) => self.relinked(joined),

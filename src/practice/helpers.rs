@@ -143,10 +143,10 @@ pub(super) async fn cookie_rotate(State(site): State<Arc<Site>>, headers: Header
     let value = new_id();
     let cookie = format!("practice_rotating={value}; Path=/; Max-Age=86400; HttpOnly; Secure; SameSite=Lax");
     let mut response = ([(header::SET_COOKIE, cookie)], ok(&json!({ "value": value }))).into_response();
-    if site.gate.is_signed_in(&headers) {
-        if let Ok(session) = HeaderValue::try_from(site.gate.rotate_session()) {
-            response.headers_mut().append(header::SET_COOKIE, session);
-        }
+    if site.gate.is_signed_in(&headers)
+        && let Ok(session) = HeaderValue::try_from(site.gate.rotate_session())
+    {
+        response.headers_mut().append(header::SET_COOKIE, session);
     }
     response
 }

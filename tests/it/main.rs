@@ -10,6 +10,7 @@ mod faults;
 mod heartbeat;
 mod input;
 mod layers;
+mod link;
 mod log;
 mod nginx;
 mod overload;
@@ -19,6 +20,10 @@ mod refusals;
 mod repairs;
 mod resources;
 mod rig;
+mod session;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod site;
 mod start;
+mod walls;
 mod ways;

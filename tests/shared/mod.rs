@@ -1,11 +1,14 @@
-//! What the benchmark and the soak have in common: reading `/proc`, middle values, SVG, and where a run was made.
+//! What the benchmark, the soak and the tests have in common: reading `/proc`, middle values, SVG, where a run was
+//! made, and wires that can be cut.
 //!
-//! Not part of the crate: `benches/stream` and `tests/soak` include it by path. Knows neither of them.
+//! Not part of the crate: they include it by path. Knows none of them.
 
-// Each of the two programs uses its part.
+// Each of the programs uses its part.
 #![allow(dead_code)]
 
 pub mod about;
 pub mod procfs;
+pub mod relay;
 pub mod stats;
 pub mod svg;
+pub mod wires;

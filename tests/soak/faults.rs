@@ -15,8 +15,8 @@ use super::Fail;
 use super::answer::Expect;
 use super::load::Load;
 use super::proxy::{Home, Proxy};
-use super::relay::Cut;
 use super::shared::procfs::{self, Process};
+use super::shared::relay::Cut;
 
 /// How long the site says nothing, and how long the processor is taken away.
 const FOR_A_WHILE: Duration = Duration::from_secs(8);

@@ -13,10 +13,10 @@
 //! | `ledger` | the books: each exchange from its beginning to its one end |
 //! | `faults` | what is injected |
 //! | `observe` | when a fault is noticed, and when it is over |
-//! | `proxy`, `relay` | the program under test, and the wires around it that can be cut |
+//! | `proxy` | the program under test |
 //! | `watch` | memory, descriptors and mappings over time |
 //! | `report`, `plot` | the table, `docs/soak.md` and `docs/soak.svg` |
-//! | `shared` | what the benchmark needs too: `/proc`, middle values, SVG |
+//! | `shared` | what others need too: `/proc`, middle values, SVG, the wires that can be cut |
 
 mod answer;
 mod faults;
@@ -25,7 +25,6 @@ mod load;
 mod observe;
 mod plot;
 mod proxy;
-mod relay;
 mod report;
 #[path = "../shared/mod.rs"]
 mod shared;

@@ -4,20 +4,19 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tabproxy::browser::launch;
 use tabproxy::practice::Practice;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::relay::Relay;
 use super::shared::procfs::{self, Process};
+use super::shared::relay::Relay;
+use super::shared::wires;
 use super::wire;
 use super::{Fail, PATIENCE};
 
@@ -27,21 +26,6 @@ const QUEUE: &str = "200";
 /// How often a free port may turn out to be taken.
 const PORT_TRIES: usize = 5;
 const POLL: Duration = Duration::from_millis(50);
-
-/// Runs the browser so that the address which it tells for CDP is the relay's. The browser keeps the process id of
-/// the script, and with it the process group and the end with its parent.
-const SCRIPT: &str = r#"#!/bin/sh
-set -eu
-port=
-for word; do
-    case $word in --remote-debugging-port=*) port=${word#*=} ;; esac
-done
-[ -n "$port" ] || exec "@BROWSER@" "$@"
-printf %s "$port" >"@DIR@/cdp.port"
-mkfifo "@DIR@/stderr.$$"
-sed -u "s#ws://127.0.0.1:$port/#ws://@RELAY@/#" <"@DIR@/stderr.$$" >&2 &
-exec "@BROWSER@" "$@" 2>"@DIR@/stderr.$$"
-"#;
 
 /// What stays from one start to the next: profile, certificate, the script, the relays.
 pub struct Home {
@@ -53,6 +37,8 @@ pub struct Home {
     pub link: Relay,
     /// Between the browser and the site.
     pub way: Arc<Relay>,
+    /// What the proxy takes for the browser.
+    browser: PathBuf,
 }
 
 impl Home {
@@ -61,29 +47,11 @@ impl Home {
         let dir = tempfile::Builder::new().prefix("tabproxy-soak-").tempdir()?;
         fs::write(dir.path().join("site.pem"), site.cert_pem())?;
         File::create(&log)?;
-        let port_file = dir.path().join("cdp.port");
-        let link = Relay::start(move || {
-            let port = fs::read_to_string(&port_file)?.parse().map_err(io::Error::other)?;
-            Ok(SocketAddr::from(([127, 0, 0, 1], port)))
-        })
-        .await?;
+        let (link, browser) = wires::to_the_browser(dir.path()).await?;
         let there = site.addr();
         let way = Arc::new(Relay::start(move || Ok(there)).await?);
         let resolve = site.resolve().replace(&there.to_string(), &way.addr().to_string());
-        let home = Home { dir, log, origin: site.front_url(), resolve, link, way };
-        home.write_script()?;
-        Ok(home)
-    }
-
-    fn write_script(&self) -> Result<(), Fail> {
-        let chosen = std::env::var_os("TABPROXY_CHROMIUM").filter(|it| !it.is_empty()).map(PathBuf::from);
-        let browser = chosen.or_else(launch::find_chromium).ok_or("no Chromium found")?;
-        let script = SCRIPT
-            .replace("@BROWSER@", &browser.to_string_lossy())
-            .replace("@DIR@", &self.dir.path().to_string_lossy())
-            .replace("@RELAY@", &self.link.addr().to_string());
-        fs::write(self.file("browser"), script)?;
-        Ok(fs::set_permissions(self.file("browser"), fs::Permissions::from_mode(0o755))?)
+        Ok(Home { dir, log, origin: site.front_url(), resolve, link, way, browser })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -134,7 +102,7 @@ impl Proxy {
             .env("TABPROXY_RESOLVE", &home.resolve)
             .env("TABPROXY_TRUST_CERT", home.file("site.pem"))
             .env("TABPROXY_PROFILE", home.file("profile"))
-            .env("TABPROXY_CHROMIUM", home.file("browser"))
+            .env("TABPROXY_CHROMIUM", &home.browser)
             .env("TABPROXY_HEADLESS", "true")
             .env("TABPROXY_MAX_INFLIGHT", MAX_INFLIGHT)
             .env("TABPROXY_QUEUE", QUEUE);

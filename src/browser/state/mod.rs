@@ -50,6 +50,8 @@ pub struct State {
     /// The next look through a carrier that has been quiet.
     next_look: Instant,
     wall: Option<Wall>,
+    /// When a doubt may be looked into again.
+    next_doubt: Instant,
     /// When the page was last opened again because an answer was a wall.
     walled: Option<Instant>,
     /// Failures in a row, of anything that needs a pause before it is tried again.
@@ -81,6 +83,7 @@ impl State {
             browser: None,
             origin: None,
             wall: None,
+            next_doubt: now,
             walled: None,
             attempts: 0,
             unstarted: 0,
@@ -205,6 +208,7 @@ impl State {
                     self.meet_wall(wall, todo, now);
                 }
             }
+            Event::Doubted(generation) => self.doubt(generation, todo, now),
             Event::CarrierBeat(generation, wear) => {
                 self.fleet.beat(generation, wear, todo, now);
                 if self.phase == Phase::Suspect && self.fleet.serves(generation) {

@@ -204,6 +204,133 @@ fn draining_opens_nothing_and_closes_the_browser_at_the_end() {
     assert_eq!(run.on(lost()), []);
 }
 
+/// Ready, with a second carrier in reserve.
+fn with_spare() -> Run {
+    let now = Instant::now();
+    let (state, todo) = State::new(Timing::default(), Upkeep { carriers: 2, ..upkeep() }, 7, now);
+    let mut run = Run { state, now, todo };
+    run.on(Event::BrowserUp);
+    run.on(Event::SiteLanded(ORIGIN.into(), Landing::Site));
+    run.on(Event::CarrierUp(1));
+    assert_eq!(run.on(Event::Probed(1, Verdict::Passed)), [Action::OpenCarrier(2, ORIGIN.into())]);
+    run.on(Event::CarrierUp(2));
+    assert_eq!(run.usable(), [1, 2]);
+    run
+}
+
+#[test]
+fn a_spare_takes_over_without_a_gap_and_is_replaced() {
+    let mut run = with_spare();
+    assert_eq!(run.on(Event::CarrierLost(1, "crash".into())), [Action::OpenCarrier(3, ORIGIN.into())]);
+    assert_eq!((&run.state.phase, run.usable()), (&Phase::Ready, vec![2]));
+}
+
+#[test]
+fn a_spare_that_cannot_be_opened_costs_no_browser() {
+    let mut run = with_spare();
+    run.on(Event::CarrierLost(1, "crash".into()));
+    for generation in 3..20 {
+        run.on(beat(2));
+        run.on(Event::CarrierLost(generation, "no".into()));
+        assert!(!run.todo.contains(&Action::Kill));
+        for _ in 0..40 {
+            run.on(beat(2));
+            run.on(Event::BrowserBeat(PROMPT));
+            run.on(Event::SiteBeat(0));
+            if run.wait(2.0).iter().any(|it| matches!(it, Action::OpenCarrier(..))) {
+                break;
+            }
+        }
+    }
+    assert_eq!(run.state.phase, Phase::Ready);
+}
+
+#[test]
+fn a_worn_carrier_retires_when_another_can_take_over_and_closes_when_it_is_idle() {
+    let mut run = Run::ready();
+    let worn = |running| Event::CarrierBeat(1, Wear { started: 100, running, quiet: Duration::ZERO });
+    assert_eq!(run.on(worn(2)), [Action::OpenCarrier(2, ORIGIN.into())]);
+    assert_eq!(run.usable(), [1], "it works until there is another");
+    run.on(Event::CarrierUp(2));
+    assert_eq!(run.usable(), [2]);
+    assert_eq!(run.on(worn(1)), []);
+    assert_eq!(run.on(worn(0)), [Action::CloseCarrier(1)]);
+}
+
+#[test]
+fn a_silent_link_is_made_anew_before_the_browser_is_given_up() {
+    let mut run = Run::ready();
+    run.on(beat(1));
+    run.wait(4.5);
+    assert!(run.todo.contains(&Action::Relink) && !run.todo.contains(&Action::Kill));
+    run.on(Event::Relinked(Ok(())));
+    for _ in 0..5 {
+        run.on(beat(1));
+        run.on(Event::SiteBeat(0));
+        run.on(Event::BrowserBeat(PROMPT));
+        run.wait(2.0);
+        assert!(!run.todo.contains(&Action::Relink) && !run.todo.contains(&Action::Kill));
+    }
+}
+
+#[test]
+fn a_browser_that_works_but_answers_late_is_given_time() {
+    let mut run = Run::ready();
+    for _ in 0..14 {
+        run.on(Event::BrowserPulse(true));
+        assert!(!run.wait(4.0).contains(&Action::Kill));
+        run.on(Event::Relinked(Err("late".into())));
+    }
+    run.on(Event::BrowserPulse(true));
+    assert!(run.wait(6.0).contains(&Action::Kill), "but not for ever");
+}
+
+#[test]
+fn a_wall_in_the_middle_of_the_work_is_tried_once_and_then_a_persons_business() {
+    let mut run = with_spare();
+    assert_eq!(run.on(Event::Walled(1, Wall::Check)), [Action::OpenSite]);
+    assert!(matches!(run.state.phase, Phase::Warming { .. }) && run.usable().is_empty());
+    assert_eq!(run.on(Event::Walled(2, Wall::Check)), [], "one is enough");
+    run.on(Event::SiteLanded(ORIGIN.into(), Landing::Site));
+    run.on(Event::Probed(2, Verdict::Passed));
+    assert_eq!(run.state.phase, Phase::Ready);
+    assert_eq!(run.on(Event::Walled(1, Wall::Check)), []);
+    assert_eq!(run.state.phase, Phase::NeedsOperator(Wall::Check));
+}
+
+#[test]
+fn a_profile_is_suspected_only_when_browsers_do_not_even_start() {
+    let mut run = Run::new();
+    let mut launches = Vec::new();
+    for _ in 0..4 {
+        launches.extend(run.todo.iter().filter(|it| **it != Action::Kill).cloned());
+        run.on(lost());
+        while run.state.phase != Phase::Starting {
+            run.now = run.state.wake_at();
+            run.on(Event::Tick);
+        }
+    }
+    assert_eq!(launches, [Action::Launch, Action::Launch, Action::Launch, Action::LaunchAnew]);
+}
+
+#[test]
+fn a_site_that_uses_too_much_memory_is_renewed_but_not_at_once_and_ever_more_rarely() {
+    let mut run = Run::ready();
+    let mut renewed = Vec::new();
+    let began = run.now;
+    for _ in 0..600 {
+        run.on(beat(1));
+        run.on(Event::BrowserBeat(PROMPT));
+        if run.on(Event::SiteBeat(5000)).contains(&Action::RenewSite) {
+            renewed.push((run.now - began).as_secs());
+        }
+        run.wait(1.0);
+    }
+    assert!(renewed[0] >= 15, "{renewed:?}");
+    let pauses: Vec<_> = renewed.windows(2).map(|it| it[1] - it[0]).collect();
+    assert!(pauses.len() < 12 && pauses.last() > pauses.first(), "{pauses:?}");
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let verdict = prop_oneof![
         Just(Verdict::Passed),
@@ -225,6 +352,13 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => (1u64..9, verdict).prop_map(|(it, v)| Event::Probed(it, v)),
         3 => (1u64..9).prop_map(beat),
         3 => Just(Event::BrowserBeat(PROMPT)),
+        2 => ((1u64..9), prop_oneof![Just(Wall::Check), Just(Wall::SignIn)]).prop_map(|(it, w)| Event::Walled(it, w)),
+        1 => (1u64..9).prop_map(Event::Doubted),
+        2 => (1u64..9, 0u64..2000).prop_map(|(it, bytes)| Event::CarrierWeighed(it, bytes)),
+        2 => (0u64..2000).prop_map(Event::SiteBeat),
+        1 => Just(Event::LinkLost("cut".into())),
+        1 => any::<bool>().prop_map(|ok| Event::Relinked(if ok { Ok(()) } else { Err("no".into()) })),
+        1 => any::<bool>().prop_map(Event::BrowserPulse),
         1 => prop_oneof![Just(Repair::Site), Just(Repair::Browser)].prop_map(Event::Restart),
     ]
 }

@@ -31,6 +31,8 @@ pub struct Timing {
     pub operator_probe: Duration,
     /// From one look through a carrier that the site has answered nothing through to the next.
     pub quiet: Duration,
+    /// A doubt whether the page is still signed in is not looked into more often than this.
+    pub doubt: Duration,
     /// From one weighing of the pages to the next.
     pub weigh: Duration,
     /// A page is not replaced for its memory before this age.
@@ -59,6 +61,7 @@ impl Default for Timing {
             probe: Duration::from_millis(250),
             operator_probe: s(5),
             quiet: s(60),
+            doubt: s(30),
             weigh: s(5),
             settled: s(15),
             stable: s(10),
@@ -177,6 +180,8 @@ pub enum Event {
     CarrierWeighed(u64, u64),
     /// An exchange through this carrier was answered by a wall instead of the site.
     Walled(u64, Wall),
+    /// An answer through this carrier makes one doubt that the page is still signed in.
+    Doubted(u64),
     /// The site's tab answered a beat, and its page uses so many bytes.
     SiteBeat(u64),
     /// The browser's main process answered a beat, after so long.

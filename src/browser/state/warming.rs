@@ -92,6 +92,15 @@ impl State {
         }
     }
 
+    /// The site has refused a request for want of a sign-in. That may be about the caller's own token, or about
+    /// the page: a look at the site's page tells.
+    pub(super) fn doubt(&mut self, generation: u64, todo: &mut Vec<Action>, now: Instant) {
+        if self.phase == Phase::Ready && now >= self.next_doubt && self.fleet.serves(generation) {
+            self.next_doubt = now + self.timing.doubt;
+            todo.push(Action::Probe(generation));
+        }
+    }
+
     /// What came of a look through a carrier that had been quiet.
     pub(super) fn looked(&mut self, generation: u64, verdict: Verdict, todo: &mut Vec<Action>, now: Instant) {
         match verdict {

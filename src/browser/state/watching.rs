@@ -66,11 +66,12 @@ impl State {
             self.next_weighing = now + self.timing.weigh;
             todo.extend(self.fleet.connected().map(Action::WeighCarrier));
         }
-        if self.phase == Phase::Ready && self.next_look <= now {
-            if let Some(generation) = self.fleet.quiet(self.timing.quiet, now) {
-                self.next_look = now + self.timing.quiet;
-                todo.push(Action::Probe(generation));
-            }
+        if self.phase == Phase::Ready
+            && self.next_look <= now
+            && let Some(generation) = self.fleet.quiet(self.timing.quiet, now)
+        {
+            self.next_look = now + self.timing.quiet;
+            todo.push(Action::Probe(generation));
         }
     }
 
