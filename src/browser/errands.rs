@@ -61,10 +61,12 @@ pub(super) async fn open_carrier(
 /// a profile on which it does not start, while it does on an empty one, is set aside.
 pub(super) async fn launch(spec: LaunchSpec, suspicious: bool) -> Result<Running, String> {
     profile::released(&spec.profile).await;
+    if suspicious {
+        // Where nothing starts at all, the profile is not to blame.
+        starts_afresh(&spec).await?;
+    }
     let mut started = start(&spec).await;
-    if let (Err(cause), true) = (&started, suspicious)
-        && starts_afresh(&spec).await
-    {
+    if let (Err(cause), true) = (&started, suspicious) {
         let aside = profile::set_aside(&spec.profile).map_err(|error| {
             let profile = spec.profile.display();
             format!(
@@ -99,17 +101,12 @@ async fn start(spec: &LaunchSpec) -> Result<Running, String> {
     Ok(Running { child, link, events, site, version, session: None })
 }
 
-/// Whether a browser starts on an empty profile.
-async fn starts_afresh(spec: &LaunchSpec) -> bool {
-    let Ok(empty) = tempfile::tempdir() else { return false };
+/// Starts a browser on an empty profile, and ends it; why it does not start, if so.
+async fn starts_afresh(spec: &LaunchSpec) -> Result<(), String> {
+    let empty = tempfile::tempdir().map_err(|e| e.to_string())?;
     let spec = LaunchSpec { profile: empty.path().join("profile"), ..spec.clone() };
-    match start(&spec).await {
-        Ok(running) => {
-            running.child.kill().await;
-            true
-        }
-        Err(_) => false,
-    }
+    start(&spec).await?.child.kill().await;
+    Ok(())
 }
 
 /// What a new link to a running browser has found there.

@@ -285,7 +285,7 @@ async fn endless_bodies_end_and_cost_no_more_than_their_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn deep_json_is_passed_on_untouched() {
-    let rig = Rig::ready().await;
+    let rig = Rig::with(PracticeArgs::default(), |config| config.carriers = 1).await;
     let deep = "[".repeat(1 << 20);
     let deeper = format!("{}1{}", "{\"a\":".repeat(200_000), "}".repeat(200_000));
     for body in [deep, deeper] {

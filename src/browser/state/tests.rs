@@ -299,6 +299,16 @@ fn a_wall_in_the_middle_of_the_work_is_tried_once_and_then_a_persons_business() 
 }
 
 #[test]
+fn a_check_that_comes_with_the_loss_of_all_pages_is_passed_in_the_sites_page() {
+    let mut run = Run::ready();
+    run.now += Duration::from_secs(1);
+    run.on(Event::CarrierLost(1, "crash".into()));
+    run.on(Event::CarrierUp(2));
+    assert_eq!(run.on(Event::Probed(2, Verdict::Wall(Wall::Check))), [Action::OpenSite]);
+    assert_eq!(run.on(Event::Probed(2, Verdict::Wall(Wall::Check))), [], "once");
+}
+
+#[test]
 fn a_profile_is_suspected_only_when_browsers_do_not_even_start() {
     let mut run = Run::new();
     let mut launches = Vec::new();

@@ -115,7 +115,7 @@ impl Vigil {
 pub(super) struct SiteWatch {
     /// When it last gave a sign of life.
     seen: Instant,
-    /// When its present page came.
+    /// When its present page was asked for.
     landed: Instant,
     /// When it is to be opened again, if it is not there.
     reopen: Option<Instant>,
@@ -133,6 +133,11 @@ impl SiteWatch {
     /// Its page is being opened.
     pub fn opened(&mut self, now: Instant) {
         (self.seen, self.landed, self.reopen) = (now, now, None);
+    }
+
+    /// When its present page was asked for.
+    pub fn opened_at(&self) -> Instant {
+        self.landed
     }
 
     /// Its tab is gone. It comes back at once, or after a pause if that happens time and again.

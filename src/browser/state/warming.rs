@@ -65,7 +65,12 @@ impl State {
             Phase::Ready => return self.looked(generation, verdict, todo, now),
             _ => return,
         };
+        let stale = self.site.opened_at() < self.since;
         match verdict {
+            // Carriers were lost, and the way past a check with them: only the site's page passes it.
+            Verdict::Wall(wall) if stale && matches!(self.phase, Phase::Warming { .. }) => {
+                self.open_site(reopening(wall), todo, now);
+            }
             Verdict::Passed => {
                 self.wall = None;
                 self.next_probe = None;
@@ -128,11 +133,7 @@ impl State {
             // The page itself may look well: not to be believed at once.
             self.next_probe = Some(now + self.timing.calm);
         } else {
-            let reason = match wall {
-                Wall::Check => "the site checks the browser again: its page is opened for that",
-                Wall::SignIn => "the site wants a sign-in: its page is opened, in case that it renews itself",
-            };
-            self.open_site(reason, todo, now);
+            self.open_site(reopening(wall), todo, now);
         }
     }
 
@@ -157,5 +158,12 @@ impl State {
         let until = now + self.pause();
         self.next_probe = None;
         self.enter(Phase::Backoff { until, next: Repair::Site }, &cause, now);
+    }
+}
+
+fn reopening(wall: Wall) -> &'static str {
+    match wall {
+        Wall::Check => "the site checks the browser again: its page is opened for that",
+        Wall::SignIn => "the site wants a sign-in: its page is opened, in case that it renews itself",
     }
 }
