@@ -22,12 +22,16 @@
 //! merely loaded past the worker: seen with the practice site). Its policy (`connect-src 'self'`) stops a
 //! redirect to another origin before anything is sent there.
 //!
+//! One carrier works and the others, each in a renderer process of its own, are in reserve (`browser::state`):
+//! if it dies, its streams end and the next request does not wait. Worn out carriers are replaced the same way.
+//!
 //! # The way of a request
 //!
 //! [`http`] checks Host and Origin, then the path; [`admission`] gives a permit, or a place in a bounded
 //! queue; [`browser::Browser::fetch`] waits for a carrier and hands the request to it. Permit and exchange
 //! move into the body: when the client leaves they drop, and the drop aborts the fetch in the page.
-//! Frames of the answer are taken at once into a bounded [`pipe`], under the credit of [`flow`], so a
+//! The page asks for the start of each request (`browser::frame`, G and S), so that one that was handed to a
+//! dead page has provably not been sent, and may go to another. Frames of the answer are taken at once into a bounded [`pipe`], under the credit of [`flow`], so a
 //! client that reads slowly slows its own fetch and nobody else's.
 //!
 //! # Layers
