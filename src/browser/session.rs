@@ -9,15 +9,21 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use super::link::{Link, LinkError, Tab};
+use crate::telemetry::process;
 
 /// A larger local storage is not saved: browsers stop at 10 MB of text.
 const LARGEST: usize = 24 << 20;
+
+/// How often, and how far apart, cookies are put back into a browser whose network service died.
+const MEND_TRIES: u32 = 20;
+const MEND_PAUSE: Duration = Duration::from_millis(250);
 
 /// What a site would have to be told again for it to know its user.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -77,15 +83,20 @@ impl SessionFile {
     }
 
     /// Saves what has changed since `before`; `site` is the site's tab and origin, where its local storage
-    /// has changed. Returns what is saved now.
+    /// has changed. Returns what is saved now: `before` where the process `network` has died meanwhile, because
+    /// then the browser knows less than was saved.
     pub async fn save(
         &self,
         link: &Link,
         site: Option<(Tab, String)>,
+        network: Option<i32>,
         before: Arc<Session>,
     ) -> Result<Arc<Session>, String> {
         let mut now = Session { closed: false, cookies: Vec::new(), storage: before.storage.clone() };
         now.cookies = link.cookies().await.map_err(|e| e.to_string())?;
+        if network.is_some_and(|pid| !process::is_alive(pid)) {
+            return Ok(before);
+        }
         if let Some((tab, origin)) = site {
             let items = tab.local_storage(&origin).await.map_err(|e| e.to_string())?;
             let size: usize = items.iter().map(|(key, value)| key.len() + value.len()).sum();
@@ -103,7 +114,16 @@ impl SessionFile {
 
     /// Puts back what a browser's helper has taken with it when it died: the newest cookies.
     pub async fn mend(&self, link: &Link, session: Arc<Session>) -> Result<Arc<Session>, String> {
-        link.set_cookies(&session.cookies).await.map_err(|e| e.to_string())?;
+        // The helper's successor may not be there yet, and what is told meanwhile is lost without a word.
+        for _ in 0..MEND_TRIES {
+            let _ = link.set_cookies(&session.cookies).await;
+            let jar = link.cookies().await.unwrap_or_default();
+            if session.cookies.iter().all(|it| has(&jar, it)) {
+                return Ok(session);
+            }
+            tokio::time::sleep(MEND_PAUSE).await;
+        }
+        tracing::warn!("some cookies could not be put back: the site may want a sign-in");
         Ok(session)
     }
 

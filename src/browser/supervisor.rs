@@ -199,7 +199,8 @@ impl Supervisor {
         if let Some(link) = link {
             if let Some(before) = self.saved.take() {
                 let site = self.site.clone().zip(self.state.origin().map(str::to_owned));
-                let saving = self.session.save(&link, site.filter(|_| self.storage_changed), before);
+                let saving =
+                    self.session.save(&link, site.filter(|_| self.storage_changed), self.network, before);
                 saved = tokio::time::timeout(SAVE, saving).await.ok().and_then(Result::ok);
             }
             let _ = link.close_browser().await;
@@ -217,14 +218,15 @@ impl Supervisor {
         let Some(link) = self.link.clone() else { return };
         let Some(before) = self.saved.take() else { return };
         let file = self.session.clone();
-        if self.network.is_some_and(|pid| !process::exists(pid)) {
+        if self.network.is_some_and(|pid| !process::is_alive(pid)) {
             tracing::warn!("the browser's network service died: the cookies that went with it are put back");
             self.network = self.child.as_ref().and_then(Child::network_service);
             return self.spawn(async move { Report::Saved(file.mend(&link, before).await) });
         }
         let site = self.site.clone().zip(self.state.origin().map(str::to_owned));
         let site = site.filter(|_| std::mem::take(&mut self.storage_changed));
-        self.spawn(async move { Report::Saved(file.save(&link, site, before).await) });
+        let network = self.network;
+        self.spawn(async move { Report::Saved(file.save(&link, site, network, before).await) });
     }
 
     fn apply(&mut self, event: Event) {

@@ -46,9 +46,10 @@ impl Member {
     }
 }
 
-/// Whether there is a process of this id.
-pub fn exists(pid: i32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
+/// Whether a process of this id lives: one that has ended but was not waited for does not.
+pub fn is_alive(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
 /// All processes in process group `group`. Reads some lines of every process there is: a few milliseconds.
