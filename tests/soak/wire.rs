@@ -61,7 +61,9 @@ pub async fn send(addr: SocketAddr, wire: Wire, path: &str, body: Option<Vec<u8>
     let stream = socket.connect(addr).await?;
     stream.set_nodelay(true)?;
     let method = if body.is_some() { "POST" } else { "GET" };
-    let mut request = Request::builder().method(method).header("accept", "text/event-stream");
+    // Only who asks a question takes events: to anyone else an early answer of pings would be wrong bytes.
+    let accept = if body.is_none() { "*/*" } else { "text/event-stream" };
+    let mut request = Request::builder().method(method).header("accept", accept);
     if body.is_some() {
         request = request.header("content-type", "application/json");
     }
