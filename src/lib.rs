@@ -40,7 +40,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | L0 | [`error`], [`config`], [`exchange`], [`pipe`], [`flow`], [`telemetry`] |
+//! | L0 | [`error`], [`config`], [`exchange`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
 //! | L1 | [`admission`], [`site`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
@@ -61,6 +61,7 @@ pub mod pipe;
 pub mod practice;
 pub mod site;
 pub mod telemetry;
+pub mod translate;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

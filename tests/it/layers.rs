@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Modules by layer, lowest first.
 const LAYERS: [&[&str]; 5] = [
-    &["error", "config", "exchange", "pipe", "flow", "telemetry"],
-    &["admission", "site"],
+    &["error", "config", "exchange", "pipe", "flow", "telemetry", "translate"],
+    &["access", "accounts", "admission", "openai", "site", "store", "turns"],
     &["browser"],
     &["http"],
     &["cli", "demo"],
