@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use crate::program::Program;
 use crate::rig::{eventually, turn};
+use crate::shared::procfs::{Process, processes};
 
 fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
@@ -260,11 +261,6 @@ fn kill(browser: Pid) {
 
 /// The child of this process that leads a group of its own.
 fn browser_of(parent: Pid) -> Option<Pid> {
-    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
-        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(1);
-        let (its_parent, group) = (fields.next()?.parse::<i32>().ok()?, fields.next()?.parse::<i32>().ok()?);
-        (its_parent == parent.as_raw_nonzero().get() && group == pid).then(|| Pid::from_raw(pid)).flatten()
-    })
+    let is_it = |it: &Process| it.parent == parent.as_raw_nonzero().get() && it.group == it.pid;
+    processes().into_iter().find(is_it).and_then(|it| Pid::from_raw(it.pid))
 }

@@ -11,8 +11,8 @@ use tabproxy::config::Config;
 use tabproxy::practice::PracticeArgs;
 use tokio_util::sync::CancellationToken;
 
-use crate::processes::{kill, of_kind};
 use crate::rig::{PATIENCE, Rig, config_for, eventually};
+use crate::shared::procfs::{kill, of_kind};
 
 fn open_sign_in(config: &mut Config) {
     config.allow_paths.push("/auth/".into());
