@@ -103,6 +103,22 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// Has those wait at the door that the browser would have wait where nobody sees them.
+async fn keep_outside(browser: Browser, app: Arc<http::App>) {
+    let mut status = browser.watch();
+    loop {
+        let lanes = status.borrow_and_update().lanes.unwrap_or(usize::MAX);
+        let narrow = async {
+            app.admission.narrow(lanes).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            () = narrow => {}
+        }
+    }
+}
+
 /// A running server.
 pub struct Server {
     addr: SocketAddr,
@@ -169,6 +185,7 @@ impl Server {
             metrics: Metrics::new(Registry::default()),
             policy,
         });
+        tokio::spawn(keep_outside(browser.clone(), app.clone()));
         tracing::info!("listening on http://{addr}");
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);
         let draining = browser.clone();

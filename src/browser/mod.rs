@@ -77,6 +77,8 @@ pub struct Status {
     pub links: u64,
     /// Bytes held for slow readers.
     pub buffered: usize,
+    /// How many exchanges the browser lets through to the site at once, where it is known to be few.
+    pub lanes: Option<usize>,
 }
 
 /// After so many browsers that did not get as far as serving, callers are told at once instead of waiting.

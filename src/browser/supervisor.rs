@@ -109,6 +109,7 @@ pub(super) async fn start(
         failed_starts: 0,
         links: 0,
         buffered: 0,
+        lanes: None,
     });
     let mut supervisor = Supervisor {
         landing: spec.url.path().to_owned(),
@@ -274,6 +275,7 @@ impl Supervisor {
             links: self.links,
             failed_starts: self.incarnation.saturating_sub(self.served + 1),
             buffered: self.channel.buffered(),
+            lanes: self.carriers.values().filter_map(|(carrier, _)| carrier.lanes()).min(),
         });
     }
 
