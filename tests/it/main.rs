@@ -6,6 +6,7 @@
 
 mod bodies;
 mod clients;
+mod devtools;
 mod faults;
 mod heartbeat;
 mod input;

@@ -4,10 +4,12 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use serde_json::Value;
 use tabproxy::config::Config;
 use tabproxy::practice::{PracticeArgs, answer_text};
 
-use crate::rig::{Rig, eventually, last_text};
+use crate::devtools::DevTools;
+use crate::rig::{PATIENCE, Rig, eventually, last_text};
 use crate::shared::procfs::{kill, of_kind, processes};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,5 +107,50 @@ async fn a_page_of_the_site_that_reloads_itself_all_the_time_harms_nobody() {
     }
     let now = rig.server.browser().status();
     assert_eq!((now.browsers, now.pages), (1, 2), "and nothing was opened for that");
+    rig.sent_once();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn carriers_that_are_reloaded_at_dispatch_and_in_mid_stream_never_send_twice() {
+    let rig = Rig::ready().await;
+    let mut hand = DevTools::of(rig.browser()).await;
+    let (mut whole, mut cut, mut refused, mut reloads) = (0, 0, 0, 0);
+    for n in 0..100 {
+        // At once, while the request is handed over, and then ever later in its stream.
+        let ask = async {
+            let answer = rig.ask(&format!("m{n}"), "hello count=10 interval=5").await;
+            (answer.status(), answer.bytes().await)
+        };
+        let reload = async {
+            tokio::time::sleep(Duration::from_millis(n % 50)).await;
+            hand.reload("blob:").await
+        };
+        let (ended, reloaded) = tokio::join!(tokio::time::timeout(PATIENCE, ask), reload);
+        reloads += reloaded;
+        match ended.expect("nothing hangs") {
+            (status, Ok(body)) if status == 200 => {
+                assert!(body.ends_with(b"data: [DONE]\n\n"), "a part looks like the whole");
+                whole += 1;
+            }
+            (status, Ok(body)) => {
+                let fault: Value = serde_json::from_slice(&body).unwrap();
+                assert_eq!((status.as_u16(), &fault["error"]["code"]), (502, &"page_lost".into()), "{fault}");
+                refused += 1;
+            }
+            (status, Err(_)) => {
+                assert_eq!(status, 200);
+                cut += 1;
+            }
+        }
+    }
+    println!("{reloads} reloads of carriers: {whole} whole, {cut} cut, {refused} told before the head");
+    assert!(reloads >= 100 && whole > 0 && cut + refused > 0);
+    assert_eq!(rig.server.browser().status().browsers, 1);
+    // The last of them may still be under way.
+    let mut n = 0;
+    while rig.ask(&format!("after{n}"), "hello count=1").await.status() != 200 {
+        n += 1;
+        assert!(n < 10, "it does not come back");
+    }
     rig.sent_once();
 }
