@@ -67,7 +67,7 @@ pub struct Status {
     pub version: Option<String>,
     /// The browser's main process, while there is one.
     pub pid: Option<i32>,
-    /// Browsers started so far, and carriers opened.
+    /// Browsers started so far.
     pub browsers: u64,
     /// Carriers opened so far.
     pub pages: u64,
