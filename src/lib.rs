@@ -40,14 +40,16 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | L0 | [`error`], [`config`], [`exchange`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
-//! | L1 | [`admission`], [`site`] |
+//! | L0 | [`error`], [`config`], [`exchange`], [`files`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
+//! | L1 | [`access`], [`accounts`], [`admission`], [`site`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
 //! | L4 | this file, [`cli`], [`demo`] |
 //!
 //! [`practice`] stands apart: it imports nothing of ours.
 
+pub mod access;
+pub mod accounts;
 pub mod admission;
 pub mod browser;
 pub mod cli;
@@ -55,6 +57,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod exchange;
+pub mod files;
 pub mod flow;
 pub mod http;
 pub mod pipe;
