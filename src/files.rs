@@ -126,6 +126,7 @@ where
     F: Default + Serialize + DeserializeOwned,
 {
     let fail = |error: io::Error| FileError::new(path, error);
+    fs::create_dir_all(directory(path)).map_err(fail)?;
     // The file itself is replaced, so the lock is on one beside it.
     let mut beside = path.as_os_str().to_owned();
     beside.push(".lock");
@@ -137,8 +138,12 @@ where
     Ok(changed)
 }
 
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
-    let dir = path.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = directory(path);
     let mut file = NamedTempFile::new_in(dir)?; // made with mode 0600
     serde_json::to_writer_pretty(&mut file, content)?;
     file.write_all(b"\n")?;

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Fault, FaultKind};
 use crate::files::{self, FileError, Watched};
+use crate::telemetry::figures::AccountFigure;
 
 /// The name of the account that is the browser's own sign-in.
 pub const PAGE: &str = "page";
@@ -201,6 +202,20 @@ impl Accounts {
             running: it.state().running,
         };
         self.all().iter().map(state).collect()
+    }
+
+    /// The same, for the metrics.
+    pub fn figures(&self, now: Instant) -> Vec<AccountFigure> {
+        let figure = |it: AccountState| AccountFigure {
+            name: it.name,
+            state: match it.condition {
+                Condition::Ready => "ready",
+                Condition::Resting(_) => "resting",
+                Condition::Refused => "refused",
+            },
+            running: it.running,
+        };
+        self.states(now).into_iter().map(figure).collect()
     }
 
     /// Reads the file again if it has changed.

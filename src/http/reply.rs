@@ -41,9 +41,10 @@ fn status(kind: FaultKind) -> StatusCode {
             StatusCode::FORBIDDEN
         }
         FaultKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        FaultKind::KeyRequired | FaultKind::AdminRefused => StatusCode::UNAUTHORIZED,
+        FaultKind::KeyRequired | FaultKind::AdminRefused | FaultKind::OfficialKeyRequired => {
+            StatusCode::UNAUTHORIZED
+        }
         FaultKind::AdminClosed => StatusCode::FORBIDDEN,
-        FaultKind::OfficialKeyRequired => StatusCode::NOT_FOUND,
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FaultKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         FaultKind::QueueFull | FaultKind::TooManyAttempts | FaultKind::AccountsResting => {

@@ -5,6 +5,8 @@
 //! branch on their bytes, so that how long it takes tells nothing. Knows nothing of HTTP and of accounts but
 //! their names.
 
+pub mod password;
+
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
