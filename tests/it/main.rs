@@ -4,8 +4,10 @@
 // A panic in a test is how it fails.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod bodies;
 mod clients;
+mod compat;
 mod faults;
 mod heartbeat;
 mod input;
@@ -17,6 +19,7 @@ mod overload;
 mod processes;
 mod program;
 mod refusals;
+mod relay;
 mod repairs;
 mod resources;
 mod rig;
