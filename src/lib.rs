@@ -219,6 +219,7 @@ impl Server {
             metrics: Metrics::new(registry),
             policy,
             gate: Gate::new(keys, accounts, config.require_key, refusals),
+            signed: http::SignedIn::default(),
             admin: http::Admin::new(config.admin_password),
             relay,
         });

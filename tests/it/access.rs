@@ -324,7 +324,10 @@ async fn who_is_signed_in_is_told_to_holders_of_a_key_that_opens_it() {
         assert!(matches!(status, 401 | 403) && !text.contains("practice-access-token"), "{status} {text}");
     }
     let get = |key: &str| rig.client.get(rig.url(ECHO)).bearer_auth(key);
-    assert_eq!(authorization(get(&page)).await, None, "the page's own sign-in");
+    let own = authorization(get(&page)).await;
+    assert_eq!(own.as_deref(), Some("Bearer practice-access-token"), "as the site's page does it");
+    let guest = rig.client.get(rig.url("/backend-anon/practice/echo")).bearer_auth(&page);
+    assert_eq!(authorization(guest).await, None);
     assert_eq!(authorization(get(&other)).await.as_deref(), Some("Bearer eyJ-a"));
 }
 

@@ -68,7 +68,7 @@ async fn every_route_of_the_earlier_system_is_served() {
     let (status, told) = ask(call("GET", "/chatgpt/login")).await;
     assert!(status == 403 && told["errorMessage"].as_str().unwrap().contains("not served"), "{told}");
     let (status, told) = ask(call("GET", "/chatgpt/conversation/nowhere")).await;
-    assert!(status == 404 && told["errorMessage"].is_string() && told["detail"].is_string(), "{told}");
+    assert!(status == 404 && told["errorMessage"].is_string() && told["detail"].is_object(), "{told}");
     let busy = call("POST", "/chatgpt/conversation").json(&turn("busy", "hello status=429"));
     let (status, told) = ask(busy).await;
     let words = told["errorMessage"].as_str().unwrap();
