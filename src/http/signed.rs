@@ -17,6 +17,8 @@ use crate::exchange::PageRequest;
 
 /// How long a token is used before the site is asked again.
 const KEEP: Duration = Duration::from_secs(300);
+/// How long it is remembered that there is none: a sign-in may come any time.
+const KEEP_NONE: Duration = Duration::from_secs(5);
 /// A longer answer is none.
 const LARGEST: usize = 256 * 1024;
 
@@ -42,7 +44,10 @@ impl SignedIn {
             return Ok(());
         }
         let mut kept = self.kept.lock().await;
-        if kept.as_ref().is_none_or(|(_, since)| since.elapsed() > KEEP) {
+        let is_old = |token: &Option<_>, since: &Instant| {
+            since.elapsed() > if token.is_some() { KEEP } else { KEEP_NONE }
+        };
+        if kept.as_ref().is_none_or(|(token, since)| is_old(token, since)) {
             *kept = Some((ask(browser, deadline).await?, Instant::now()));
         }
         if let Some((Some(token), _)) = &*kept {
