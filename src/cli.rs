@@ -4,7 +4,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -61,6 +61,35 @@ pub enum Task {
     Practice(PracticeArgs),
     /// Check the configuration, the browser, the profile and the port; exit code 1 if anything is wrong
     Check(Box<Settings>),
+    /// Ask a running server whether it is ready; exit code 0 if so, otherwise 1, and the reason
+    Health(HealthArgs),
+}
+
+/// Whom to ask.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct HealthArgs {
+    /// Address and port that the server was told to serve on [default: 127.0.0.1:3000]
+    #[arg(long, env = "TABPROXY_LISTEN", hide_env_values = true, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+}
+
+impl HealthArgs {
+    /// The address, checked.
+    ///
+    /// # Errors
+    /// The mistake in it.
+    pub fn listen(self, env: &impl Fn(&str) -> Option<String>) -> Result<SocketAddr, Problem> {
+        let (config, problems) = Settings { listen: self.listen, ..Settings::default() }.examine(env);
+        match problems.into_iter().find(|it| it.variable == "TABPROXY_LISTEN") {
+            Some(problem) => Err(problem),
+            None if config.listen.port() == 0 => Err(problem(
+                "TABPROXY_LISTEN",
+                "TABPROXY_LISTEN (--listen): with port 0, nobody knows where the server is",
+                "name the port that it serves on, as its log says",
+            )),
+            None => Ok(config.listen),
+        }
+    }
 }
 
 /// How the demo runs. Other options of the browser are taken from the environment, as by `serve`.

@@ -44,7 +44,7 @@
 //! | L1 | [`admission`], [`site`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
-//! | L4 | this file, [`cli`], [`demo`] |
+//! | L4 | this file, [`cli`], [`demo`], [`health`] |
 //!
 //! [`practice`] stands apart: it imports nothing of ours.
 
@@ -56,6 +56,7 @@ pub mod demo;
 pub mod error;
 pub mod exchange;
 pub mod flow;
+pub mod health;
 pub mod http;
 pub mod pipe;
 pub mod practice;
@@ -124,6 +125,7 @@ impl Server {
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
         let way_out = gateway::way_out(&config.proxy).await?;
+        tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy));
         let spec = BrowserSpec {
             launch: LaunchSpec {
                 binary,
