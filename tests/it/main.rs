@@ -6,6 +6,7 @@
 
 mod bodies;
 mod clients;
+mod deploy;
 mod faults;
 mod heartbeat;
 mod input;
