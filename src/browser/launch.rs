@@ -165,7 +165,7 @@ impl LaunchSpec {
         let shm = complaint.is_none();
         match self.launch_with(sandbox, shm).await {
             Err(LaunchError::NoSandbox(why)) if self.sandbox == Sandbox::Auto => {
-                tracing::warn!(%why, "the kernel does not allow Chromium's sandbox: it is off (allow user namespaces to have it)");
+                tracing::warn!(%why, "the kernel does not allow Chromium's sandbox: it is off (to have it, allow user namespaces; in Docker, --security-opt seccomp=docker/seccomp.json)");
                 self.launch_with(false, shm).await
             }
             other => other,

@@ -148,7 +148,7 @@ inside() { docker exec "$tabproxy" "$@"; }
 # How many processes of this name the container has, and how many that nobody has reaped.
 count() { inside sh -c 'cat /proc/[0-9]*/comm' 2>/dev/null | grep -cx "$1" || true; }
 zombies() { inside sh -c 'cat /proc/[0-9]*/stat' 2>/dev/null | grep -c ') Z ' || true; }
-browser() { inside sh -c 'for it in /proc/[0-9]*; do tr "\0" " " <$it/cmdline | grep -q "^/usr/lib/chromium/chromium --user-data-dir" && echo ${it#/proc/}; done | head -n 1'; }
+browser() { inside sh -c 'for it in /proc/[0-9]*; do tr "\0" " " <$it/cmdline 2>/dev/null | grep -q "^/usr/lib/chromium/chromium --user-data-dir" && echo ${it#/proc/}; done | head -n 1' 2>/dev/null; }
 
 times=$(ask "$url" stream 'Hello count=8 interval=250' | while read -r line; do
     [ -z "$line" ] || echo "$(date +%s%3N) $line"
@@ -158,14 +158,16 @@ took=$(($(tail -n 1 <<<"$times" | cut -d' ' -f1) - $(head -n 1 <<<"$times" | cut
 [ "$took" -ge 1000 ] || fail "it came at once, not as a stream: all within $took ms"
 ok "a conversation streams through nginx: first to last event in $took ms"
 
-docker exec "$tabproxy" tail -n 0 -f /var/log/tabproxy.log >"$work/tail" &
+docker exec "$tabproxy" tail -n +1 -f /var/log/tabproxy.log >"$work/tail" &
 tail=$!
-ask "$url" tailed 'Hello count=2' >/dev/null
-until_true 10 "its line is in the log that is followed" grep -q 'outcome=complete' "$work/tail"
+until_true 10 "docker exec tabproxy tail -f /var/log/tabproxy.log" grep -q 'listening on' "$work/tail"
+id=$(curl -s -D - -o /dev/null "$url/backend-api/models" | tr -d '\r' | sed -n 's/^x-request-id: //pi')
+until_true 10 "a request's line comes by" grep "id=$id .* outcome=" "$work/tail"
 kill $tail
 wait $tail || true
-grep 'outcome=complete' "$work/tail"
-has "$(docker logs "$tabproxy" 2>&1)" "$(grep 'outcome=complete' "$work/tail" | head -n 1)"
+line=$(grep "id=$id" "$work/tail")
+echo "    $line"
+has "$(docker logs "$tabproxy" 2>&1)" "$line"
 ok "and in docker logs"
 has_not "$(docker logs "$tabproxy" 2>&1)" WARN
 renderer=$(inside sh -c 'grep -l -e --type=renderer /proc/[0-9]*/cmdline | head -n 1 | cut -d/ -f3')
@@ -205,15 +207,16 @@ ok "504 after 10 s of silence, as one line of text"
 picture() { # NAME WIDTH HEIGHT
     [ -n "${PICTURES:-}" ] || return 0
     need pngquant pngquant
-    # By the browser of the image itself, with its fonts; time runs on by itself, so that the page has waited a little.
-    docker run --rm --network host --shm-size=1gb -v "$work:/out" --user 0 --entrypoint /usr/lib/chromium/chromium $image \
-        --headless=new --no-sandbox --hide-scrollbars --window-size="$2,$3" --virtual-time-budget="$4" \
-        --screenshot="/out/$1.png" "$url/backend-api/conversations" >"$work/picture.log" 2>&1
+    # By the browser of the image itself, with its fonts. /healthz, since nginx waits for it only five seconds; three
+    # seconds of the page's own time, so that it has looked whether all is well.
+    timeout 90 docker run --rm --network host --shm-size=1gb -v "$work:/out" --user 0 --entrypoint /usr/lib/chromium/chromium $image \
+        --headless=new --no-sandbox --hide-scrollbars --window-size="$2,$3" --virtual-time-budget=3000 \
+        --screenshot="/out/$1.png" "$url/healthz" >"$work/picture.log" 2>&1
     pngquant --force --output "$PICTURES/$1.png" 64 "$work/$1.png"
     ok "$PICTURES/$1.png"
 }
-picture nginx-504 900 620 90000
-picture nginx-504-phone 390 780 90000
+picture nginx-504 900 620
+picture nginx-504-phone 390 780
 docker unpause "$tabproxy" >/dev/null
 until_true 30 "ready again" is_200 "$url/readyz"
 
@@ -230,8 +233,8 @@ for want in "text/html|502 text/html|正在" "*/*|502 text/plain|请约十秒后
 done
 has "$(page application/json /v1/models)" "502 application/json"
 ok "502 as a page, as a line of text, and as JSON"
-picture nginx-502 900 500 7000
-picture nginx-502-phone 390 640 7000
+picture nginx-502 900 500
+picture nginx-502-phone 390 640
 has "$(curl -s -o /dev/null -w '%{http_code}' "$url/metrics")" 403
 
 echo "== a new container takes its place"
