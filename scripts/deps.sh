@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the demo, the tests and the benchmark need besides a Rust toolchain: Chromium, and a C
-# compiler for the TLS library; with the word `nginx`, that too. Does nothing where they are there already.
+# compiler for the TLS library; with the words `nginx` and `systemd`, those too. Does nothing where they are there
+# already.
 set -eu
 
 has() { command -v "$1" >/dev/null 2>&1; }
@@ -12,10 +13,14 @@ has chromium || has chromium-browser || has google-chrome || has google-chrome-s
     [ -n "${TABPROXY_CHROMIUM:-}" ] || missing="$missing chromium"
 has cc || missing="$missing gcc libc6-dev"
 nginx=""
-if [ "${1:-}" = nginx ] && ! has_nginx; then
-    nginx=" nginx-light"
-    missing="$missing$nginx"
-fi
+for word in "$@"; do
+    case "$word" in
+        nginx) has_nginx || nginx=" nginx-light" ;;
+        systemd) has systemd-analyze || missing="$missing systemd" ;;
+        *) echo "$0: what is $word?" >&2 && exit 2 ;;
+    esac
+done
+missing="$missing$nginx"
 [ -z "$missing" ] && exit 0
 
 as_root=""

@@ -8,6 +8,7 @@ mod access;
 mod bodies;
 mod clients;
 mod compat;
+mod deploy;
 mod devtools;
 mod faults;
 mod heartbeat;
