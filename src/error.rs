@@ -44,6 +44,8 @@ pub enum FaultKind {
     FetchFailed,
     /// The site redirected to another origin, where requests never go.
     RedirectedAway,
+    /// The site answered, but with an error of its own where a stream was to come: see [`Fault::site`].
+    SiteError,
     /// The client took nothing while its buffer was full.
     SlowReader,
     /// Something that must not happen; the cause is in the log.
@@ -52,7 +54,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 20] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
@@ -70,6 +72,7 @@ impl FaultKind {
         FaultKind::PageLost,
         FaultKind::FetchFailed,
         FaultKind::RedirectedAway,
+        FaultKind::SiteError,
         FaultKind::SlowReader,
         FaultKind::Internal,
     ];
@@ -94,6 +97,7 @@ impl FaultKind {
             FaultKind::PageLost => "page_lost",
             FaultKind::FetchFailed => "fetch_failed",
             FaultKind::RedirectedAway => "redirected_away",
+            FaultKind::SiteError => "site_error",
             FaultKind::SlowReader => "slow_reader",
             FaultKind::Internal => "internal",
         }
@@ -111,6 +115,15 @@ pub enum Sent {
     Maybe,
 }
 
+/// An answer of the site's own that is not what was asked for, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteError {
+    /// Its HTTP status; a success is one of the wrong kind.
+    pub status: u16,
+    /// What the site says in it, where it says something to a person: short, and never a page.
+    pub sentence: Option<String>,
+}
+
 /// An error with a kind, a public text and a private cause.
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -119,12 +132,26 @@ pub struct Fault {
     public: Cow<'static, str>,
     cause: Option<String>,
     retry_after: Option<Duration>,
+    /// In a box: faults are returned everywhere, and hardly any is the site's.
+    site: Option<Box<SiteError>>,
 }
 
 impl Fault {
     /// A fault of a request that never left for the site. `public` is one sentence for the caller.
     pub fn new(kind: FaultKind, public: impl Into<Cow<'static, str>>) -> Self {
-        Fault { kind, sent: Sent::No, public: public.into(), cause: None, retry_after: None }
+        Fault { kind, sent: Sent::No, public: public.into(), cause: None, retry_after: None, site: None }
+    }
+
+    /// The fault that an error of the site's own makes for a client that cannot read that. It was sent.
+    pub fn of_site(error: SiteError) -> Self {
+        let status = error.status;
+        let public = match &error.sentence {
+            Some(sentence) => format!("The site answered with status {status}: {sentence}"),
+            None => format!("The site answered with status {status} and no stream."),
+        };
+        let mut fault = Fault::new(FaultKind::SiteError, public).maybe_sent();
+        fault.site = Some(Box::new(error));
+        fault
     }
 
     /// Marks the request as one that the site may have seen.
@@ -163,6 +190,11 @@ impl Fault {
     /// The private cause, for the log.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// The site's own error behind it, if it is one.
+    pub fn site(&self) -> Option<&SiteError> {
+        self.site.as_deref()
     }
 
     /// How long the caller should wait before it tries again, where waiting helps.
