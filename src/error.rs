@@ -46,6 +46,10 @@ pub enum FaultKind {
     RedirectedAway,
     /// The site answered, but with an error of its own where a stream was to come: see [`Fault::site`].
     SiteError,
+    /// The conversation is being answered, and its next turn could not wait for that.
+    Busy,
+    /// The site has answered this turn before, and the answer is not kept any more.
+    NotKept,
     /// The client took nothing while its buffer was full.
     SlowReader,
     /// Something that must not happen; the cause is in the log.
@@ -54,7 +58,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 20] = [
+    pub const ALL: [FaultKind; 22] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
@@ -73,6 +77,8 @@ impl FaultKind {
         FaultKind::FetchFailed,
         FaultKind::RedirectedAway,
         FaultKind::SiteError,
+        FaultKind::Busy,
+        FaultKind::NotKept,
         FaultKind::SlowReader,
         FaultKind::Internal,
     ];
@@ -98,6 +104,8 @@ impl FaultKind {
             FaultKind::FetchFailed => "fetch_failed",
             FaultKind::RedirectedAway => "redirected_away",
             FaultKind::SiteError => "site_error",
+            FaultKind::Busy => "conversation_busy",
+            FaultKind::NotKept => "answer_not_kept",
             FaultKind::SlowReader => "slow_reader",
             FaultKind::Internal => "internal",
         }

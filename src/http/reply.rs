@@ -44,6 +44,7 @@ fn status(kind: FaultKind) -> StatusCode {
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FaultKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         FaultKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
+        FaultKind::Busy | FaultKind::NotKept => StatusCode::CONFLICT,
         FaultKind::QueueTimeout
         | FaultKind::NotReady
         | FaultKind::NeedsOperator
