@@ -10,6 +10,7 @@
 //! A [`Permit`] travels with the answer's body, so a place is taken until the last byte, not only until
 //! the head. Dropping a waiting future, or a permit, frees its place. Knows nothing of HTTP.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -37,6 +38,14 @@ pub struct Admission {
 #[derive(Debug)]
 pub struct Permit {
     _place: OwnedSemaphorePermit,
+    _with: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Permit {
+    /// The same, with something that is to be given back together with it.
+    pub fn with(self, it: impl Any + Send + Sync) -> Permit {
+        Permit { _with: Some(Box::new((it, self._with))), ..self }
+    }
 }
 
 /// Why there was no place.
@@ -102,7 +111,7 @@ impl Admission {
     pub async fn enter(&self, deadline: Instant) -> Result<Permit, Refused> {
         // This cannot overtake: a place that frees while someone waits is handed to the first of them.
         match self.places.clone().try_acquire_owned() {
-            Ok(place) => return Ok(Permit { _place: place }),
+            Ok(place) => return Ok(Permit { _place: place, _with: None }),
             Err(TryAcquireError::Closed) => return Err(Refused::Draining),
             Err(TryAcquireError::NoPermits) => {}
         }
@@ -110,7 +119,7 @@ impl Admission {
         let begun = tokio::time::Instant::now();
         let until = (begun + self.wait).min(deadline.into());
         match tokio::time::timeout_at(until, self.places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(Permit { _place: place }),
+            Ok(Ok(place)) => Ok(Permit { _place: place, _with: None }),
             Ok(Err(_)) => Err(Refused::Draining),
             Err(_) => Err(Refused::QueueTimeout { waited: begun.elapsed() }),
         }

@@ -41,7 +41,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | L0 | [`error`], [`config`], [`exchange`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
-//! | L1 | [`admission`], [`site`] |
+//! | L1 | [`admission`], [`site`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
 //! | L4 | this file, [`cli`], [`demo`] |
@@ -62,6 +62,7 @@ pub mod practice;
 pub mod site;
 pub mod telemetry;
 pub mod translate;
+pub mod turns;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -80,6 +81,8 @@ use browser::{Browser, BrowserSpec, Timing, Upkeep};
 use config::{Config, Hosts, SandboxMode};
 use prometheus_client::registry::Registry;
 use telemetry::metrics::Metrics;
+use turns::Turns;
+use turns::floor::Floor;
 
 /// Why the server did not start: one line, with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -162,12 +165,17 @@ impl Server {
             max_body: config.max_body,
             queue_wait: config.queue_wait,
             ping: config.ping,
+            join: config.join,
+            busy_waits: config.busy_waits,
         };
         let app = Arc::new(http::App {
             browser: browser.clone(),
             admission: Admission::new(config.max_inflight, config.queue, config.queue_wait),
             metrics: Metrics::new(Registry::default()),
             policy,
+            floor: Floor::new(config.queue),
+            turns: Turns::new(turns::Limits::default()),
+            standing: http::Standing::default(),
         });
         tracing::info!("listening on http://{addr}");
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);

@@ -77,6 +77,10 @@ pub struct Config {
     pub drain: Duration,
     /// How long an event stream may be silent before a comment is put in; `None` for never.
     pub ping: Option<Duration>,
+    /// How long a turn that is asked again joins its answer; `None` for never.
+    pub join: Option<Duration>,
+    /// Whether a turn waits while its conversation is being answered; it is refused otherwise.
+    pub busy_waits: bool,
     /// The log file beside stdout.
     pub log_file: Option<PathBuf>,
     /// The most bytes in the log file.
@@ -168,6 +172,8 @@ impl Config {
             max_body: 32 << 20,
             drain: Duration::from_secs(20),
             ping: Some(Duration::from_secs(4)),
+            join: Some(Duration::from_secs(5 * 60)),
+            busy_waits: true,
             log_file: None,
             log_size: 10 << 20,
             log_keep: 3,
@@ -199,6 +205,8 @@ impl Settings {
         r.read("TABPROXY_ALLOW_HEADERS", self.allow_headers, &mut c.allow_headers, parse::headers);
         r.read("TABPROXY_DRAIN", self.drain, &mut c.drain, duration);
         r.read("TABPROXY_PING", self.ping, &mut c.ping, parse::ping);
+        r.read("TABPROXY_JOIN", self.join, &mut c.join, parse::join);
+        r.read("TABPROXY_BUSY", self.busy, &mut c.busy_waits, parse::busy);
         r.read("TABPROXY_ORIGIN", self.origin, &mut c.origin, parse::origin);
         r.read("TABPROXY_RESOLVE", self.resolve, &mut c.resolve, parse::resolve);
         r.read("TABPROXY_TRUST_CERT", self.trust_cert, &mut c.pins, cert::pins);

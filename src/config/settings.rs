@@ -40,6 +40,17 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_PING", hide_env_values = true, value_name = "TIME")]
     #[arg(help_heading = "Serving")]
     pub ping: Option<String>,
+    /// For clients that ask again after ten seconds (library: chatgpt-plugin): how long the same turn joins the
+    /// answer that is under way, or gets the one that was given, instead of being sent again; or off
+    /// [default: 5m]
+    #[arg(long, env = "TABPROXY_JOIN", hide_env_values = true, value_name = "TIME")]
+    #[arg(help_heading = "Serving")]
+    pub join: Option<String>,
+    /// A turn into a conversation that is still being answered: wait, as long as in the queue, or refuse (409)
+    /// [default: wait]
+    #[arg(long, env = "TABPROXY_BUSY", hide_env_values = true, value_name = "HOW")]
+    #[arg(help_heading = "Serving")]
+    pub busy: Option<String>,
 
     /// Page to keep open, http or https. Where it redirects to is the site that requests go to
     /// [default: `https://chat.openai.com/`]

@@ -19,6 +19,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use super::body::{Cut, Note};
 use super::events::Events;
 use super::headers;
+use super::history::cut_behind;
 use super::pulse::PING;
 use crate::error::{Fault, FaultKind};
 
@@ -185,8 +186,7 @@ impl http_body::Body for Logged {
             match &next {
                 Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|piece| line.pass(piece)),
                 Some(Err(error)) => {
-                    let cut = std::error::Error::source(error).and_then(|it| it.downcast_ref::<Cut>());
-                    if let Some(Cut { code, fault }) = cut {
+                    if let Some(Cut { code, fault }) = cut_behind(error) {
                         line.fail(code, fault.clone());
                     }
                 }
@@ -218,7 +218,7 @@ fn new_id() -> String {
 }
 
 /// Who asks. A proxy on this machine says who asked it, in the last entry of its list.
-fn caller(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+pub(super) fn caller(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
     let peer = peer?;
     let list = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| peer.is_loopback());
     let last = list.and_then(|list| list.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());

@@ -8,7 +8,7 @@
 //! the whole request is here: a proxy in front stops sending it when an answer begins.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -49,16 +49,44 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
     };
     asked.unread = false;
     let account = Account { ending, metrics: app.metrics.clone() };
-    let every = app.policy.ping.filter(|_| pulse::is_wanted(&parts.method, &parts.headers));
+    let every = beat(&app, &parts);
     let answer = perform(app, prepared, arrived);
+    deliver(answer, Asking { method: parts.method, every, arrived, account, asked }).await
+}
+
+/// How often this caller is to get pings.
+pub(super) fn beat(app: &App, parts: &Parts) -> Option<Duration> {
+    app.policy.ping.filter(|_| pulse::is_wanted(&parts.method, &parts.headers))
+}
+
+/// What an answer's delivery needs to know of its request.
+pub(super) struct Asking {
+    /// How it was asked.
+    pub method: Method,
+    /// How often there are to be pings.
+    pub every: Option<Duration>,
+    /// When it was asked.
+    pub arrived: Instant,
+    /// Where it is counted.
+    pub account: Account,
+    /// What a refusal needs.
+    pub asked: Asked,
+}
+
+/// Answers with what `answer` brings, and with pings until then.
+pub(super) async fn deliver(
+    answer: impl Future<Output = Result<Answer, Fault>> + Send + 'static,
+    asking: Asking,
+) -> Response {
+    let Asking { method, every, arrived, account, asked } = asking;
     let Some(every) = every else {
-        return respond(answer.await, &parts.method, None, account, asked).await;
+        return respond(answer.await, &method, None, account, asked).await;
     };
     let mut answer = answer.boxed();
     let mut pulse = Pulse::new(every, arrived.into());
     tokio::select! {
         biased;
-        answer = &mut answer => respond(answer, &parts.method, Some(pulse), account, asked).await,
+        answer = &mut answer => respond(answer, &method, Some(pulse), account, asked).await,
         () = pulse.due() => begin_early(answer, pulse, account),
     }
 }
@@ -102,16 +130,31 @@ pub(super) async fn prepare(
     Ok(Prepared { request, permit })
 }
 
-/// Waits for a place, if it has none, for a page, and for the head of the site's answer.
-pub(super) async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
+/// Waits for a place, for a page, and for the head of the site's answer.
+async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
+    let permit = admit(&app, prepared.permit, arrived).await?;
+    send(app, prepared.request, permit, arrived).await
+}
+
+/// Waits for a place, unless there is one already.
+pub(super) async fn admit(app: &App, permit: Option<Permit>, arrived: Instant) -> Result<Permit, Fault> {
+    match permit {
+        Some(permit) => Ok(permit),
+        None => Ok(app.admission.enter(arrived + app.policy.queue_wait).await?),
+    }
+}
+
+/// Waits for a page, and for the head of the site's answer.
+pub(super) async fn send(
+    app: Arc<App>,
+    request: PageRequest,
+    permit: Permit,
+    arrived: Instant,
+) -> Result<Answer, Fault> {
     let deadline = arrived + app.policy.queue_wait;
-    let permit = match prepared.permit {
-        Some(permit) => permit,
-        None => app.admission.enter(deadline).await?,
-    };
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
-    let (head, exchange) = app.browser.fetch(prepared.request, deadline).await?;
+    let (head, exchange) = app.browser.fetch(request, deadline).await?;
     let status = StatusCode::from_u16(head.status).map_err(|error| {
         Fault::new(FaultKind::Internal, "The site's answer has no valid status.").maybe_sent().because(error)
     })?;

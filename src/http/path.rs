@@ -87,6 +87,11 @@ fn is_control(byte: u8) -> bool {
     byte < 0x20 || byte == 0x7f
 }
 
+/// Whether a path that is as it should be is under one of the prefixes `allow`.
+pub(super) fn is_under(path: &str, allow: &[String]) -> bool {
+    is_allowed(path.split('?').next().unwrap_or(path).as_bytes(), allow)
+}
+
 fn is_allowed(path: &[u8], allow: &[String]) -> bool {
     let gives_tokens = is_token_path(path);
     allow.iter().any(|prefix| {
