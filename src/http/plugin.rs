@@ -28,7 +28,7 @@ use super::{App, conversation, headers, refused, upstream};
 use crate::admission::Permit;
 use crate::error::{Fault, FaultKind};
 use crate::exchange::PageRequest;
-use crate::site::plugin::PluginStream;
+use crate::site::plugin::{PluginStream, TAIL, whole};
 use crate::site::turn::Turn;
 use crate::telemetry::metrics::Outcome;
 use crate::turns::log::{Log, Reader};
@@ -186,6 +186,7 @@ async fn write(
     let Answer { headers, mut exchange, permit, .. } = answer;
     exchange.hold(permit);
     log.head(headers);
+    let mut tail = Vec::with_capacity(2 * TAIL);
     loop {
         let next = async {
             log.room().await;
@@ -198,11 +199,21 @@ async fn write(
         };
         match taken {
             Some(Ok(taken)) => {
+                let last = taken.bytes.len().saturating_sub(TAIL);
+                tail.extend_from_slice(&taken.bytes[last..]);
+                tail.drain(..tail.len().saturating_sub(TAIL));
+                if whole(&tail).is_ok() {
+                    log.push_last(taken.bytes);
+                    // What is left is the end, which costs the site nothing, while an abort would be one.
+                    let _ = tokio::time::timeout(GRACE, exchange.chunk()).await;
+                    return Ok(());
+                }
                 log.push(taken.bytes);
                 app.turns.make_room();
             }
             Some(Err(fault)) => return Err(fault),
-            None => return Ok(()),
+            // One that is cut short is no answer to give again.
+            None => return whole(&tail),
         }
     }
 }

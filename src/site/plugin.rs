@@ -18,6 +18,21 @@ const LARGEST: usize = 8 << 20;
 const AUTO: &str = "auto";
 const DONE: &[u8] = b"[DONE]";
 
+/// So many of a stream's last bytes say whether it is whole.
+pub const TAIL: usize = 64;
+
+/// The fault of a stream that ended with these bytes, if it ended too early.
+///
+/// # Errors
+/// When it has no `[DONE]`.
+pub fn whole(tail: &[u8]) -> Result<(), Fault> {
+    if memchr::memmem::find(tail, DONE).is_some() { Ok(()) } else { Err(cut_short()) }
+}
+
+fn cut_short() -> Fault {
+    Fault::new(FaultKind::FetchFailed, "The site ended its answer before it was whole.").maybe_sent()
+}
+
 /// What one turn's stream becomes.
 pub struct PluginStream {
     turn: Option<Turn>,
@@ -84,11 +99,7 @@ impl Translate for PluginStream {
     }
 
     fn end(&mut self, _: &mut BytesMut) -> Result<(), Fault> {
-        if self.is_done {
-            return Ok(());
-        }
-        let text = "The site ended its answer before it was whole.";
-        Err(Fault::new(FaultKind::FetchFailed, text).maybe_sent())
+        if self.is_done { Ok(()) } else { Err(cut_short()) }
     }
 
     fn fail(&mut self, fault: &Fault, out: &mut BytesMut) -> Ending {

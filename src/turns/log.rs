@@ -100,6 +100,8 @@ struct State<H> {
     is_loss_told: bool,
     readers: HashMap<u64, Place>,
     next_reader: u64,
+    /// The number of the chunk that nobody has been given yet.
+    furthest: u64,
     writer: Option<Waker>,
 }
 
@@ -130,6 +132,7 @@ impl<H: Clone> Log<H> {
             is_loss_told: false,
             readers: HashMap::new(),
             next_reader: 0,
+            furthest: 0,
             writer: None,
         };
         Log { state: state.into(), limits, kept, reading: watch::Sender::new(0) }
@@ -149,9 +152,21 @@ impl<H: Clone> Log<H> {
 
     /// A piece of the body came.
     pub fn push(&self, piece: Bytes) {
+        self.add(piece, false);
+    }
+
+    /// The last piece came, and the answer is whole with it: nobody finds one that has it, but not its end.
+    pub fn push_last(&self, piece: Bytes) {
+        self.add(piece, true);
+    }
+
+    fn add(&self, piece: Bytes, is_last: bool) {
         let mut s = self.lock();
         let before = s.kept;
         s.push(piece);
+        if is_last {
+            s.end.get_or_insert(Ok(()));
+        }
         let is_tight = self.kept.bytes() + (s.kept - before) > self.limits.total;
         // Twice what a lone reader may be behind, so that it never loses anything.
         s.trim(if is_tight { 2 * self.limits.least } else { self.limits.answer });
@@ -218,10 +233,11 @@ impl<H: Clone> Log<H> {
         self.lock().kept
     }
 
-    /// Whether somebody reads it, or has read it to its end.
+    /// Whether somebody reads it, or has been given all of it: some leave with the last byte.
     pub fn is_taken(&self) -> bool {
         let s = self.lock();
-        !s.readers.is_empty() || s.is_told
+        let is_given = matches!(s.end, Some(Ok(()))) && s.furthest == s.first + s.chunks.len() as u64;
+        !s.readers.is_empty() || s.is_told || is_given
     }
 
     /// Whether it is of no use to anybody who asks the same again: the request has provably not been sent; or it
@@ -390,6 +406,7 @@ impl<H: Clone> Reader<H> {
         let at = (place.next - s.first) as usize;
         if let Some(chunk) = s.chunks.get(at) {
             place.next += 1;
+            s.furthest = s.furthest.max(place.next);
             place.read += chunk.bytes.len() as u64;
             place.is_between = chunk.ends;
             let bytes = chunk.bytes.clone();

@@ -225,6 +225,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_leaves_with_the_last_byte_has_had_the_answer() {
+        for leaves_after_the_end in [true, false] {
+            let answers = answers();
+            let (log, mut first) = begin(&answers, key(1, Some(9))).await;
+            log.head(());
+            log.push(Bytes::from("data: a\n\n"));
+            assert!(first.chunk().await.unwrap().is_ok());
+            let first = leaves_after_the_end.then_some(first);
+            log.finish(Ok(()));
+            drop(first);
+            assert_eq!(how(&answers, key(2, Some(9))).await.0, "new");
+            assert_eq!(how(&answers, key(1, Some(9))).await.0, "over", "its own turn is its own");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_attempt_that_is_faster_than_the_end_of_the_last_one_waits_a_moment_for_it() {
         let answers = answers();
         let (_log, first) = begin(&answers, key(1, Some(9))).await;

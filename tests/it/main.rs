@@ -14,6 +14,7 @@ mod link;
 mod log;
 mod nginx;
 mod overload;
+mod plugin;
 mod processes;
 mod program;
 mod refusals;
