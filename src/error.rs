@@ -44,6 +44,10 @@ pub enum FaultKind {
     FetchFailed,
     /// The site redirected to another origin, where requests never go.
     RedirectedAway,
+    /// The site began an answer and said in it that something is wrong.
+    SiteError,
+    /// The site ended an answer before it was finished.
+    AnswerIncomplete,
     /// The client took nothing while its buffer was full.
     SlowReader,
     /// Something that must not happen; the cause is in the log.
@@ -52,7 +56,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 21] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
@@ -70,6 +74,8 @@ impl FaultKind {
         FaultKind::PageLost,
         FaultKind::FetchFailed,
         FaultKind::RedirectedAway,
+        FaultKind::SiteError,
+        FaultKind::AnswerIncomplete,
         FaultKind::SlowReader,
         FaultKind::Internal,
     ];
@@ -94,6 +100,8 @@ impl FaultKind {
             FaultKind::PageLost => "page_lost",
             FaultKind::FetchFailed => "fetch_failed",
             FaultKind::RedirectedAway => "redirected_away",
+            FaultKind::SiteError => "site_error",
+            FaultKind::AnswerIncomplete => "answer_incomplete",
             FaultKind::SlowReader => "slow_reader",
             FaultKind::Internal => "internal",
         }

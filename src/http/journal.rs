@@ -151,6 +151,8 @@ impl Drop for Line {
             | FaultKind::PageLost
             | FaultKind::FetchFailed
             | FaultKind::RedirectedAway
+            | FaultKind::SiteError
+            | FaultKind::AnswerIncomplete
             | FaultKind::SlowReader => write_line!(warn, line, code, fault.cause(), fault),
             _ => write_line!(info, line, code, fault.cause(), fault),
         }

@@ -51,7 +51,11 @@ fn status(kind: FaultKind) -> StatusCode {
         | FaultKind::SignInRequired
         | FaultKind::Draining
         | FaultKind::SlowReader => StatusCode::SERVICE_UNAVAILABLE,
-        FaultKind::PageLost | FaultKind::FetchFailed | FaultKind::RedirectedAway => StatusCode::BAD_GATEWAY,
+        FaultKind::PageLost
+        | FaultKind::FetchFailed
+        | FaultKind::RedirectedAway
+        | FaultKind::SiteError
+        | FaultKind::AnswerIncomplete => StatusCode::BAD_GATEWAY,
         FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

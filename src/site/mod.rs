@@ -1,3 +1,8 @@
 //! The site's own formats, pure: nothing in here does I/O.
 
 pub mod challenge;
+pub mod classic;
+pub mod conversation;
+pub mod delta;
+pub mod request;
+pub mod sse;
