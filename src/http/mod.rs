@@ -19,6 +19,7 @@ mod journal;
 mod page;
 pub mod path;
 mod pulse;
+mod refused;
 mod reply;
 mod server;
 mod upload;

@@ -64,13 +64,20 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
 }
 
 /// A request that is checked and in whole: nothing more is wanted of its client.
-struct Prepared {
-    request: PageRequest,
+pub(super) struct Prepared {
+    /// What the page is to perform.
+    pub request: PageRequest,
     /// Its place, if it has one already.
-    permit: Option<Permit>,
+    pub permit: Option<Permit>,
 }
 
-async fn prepare(app: &App, parts: &Parts, upload: &mut Upload, arrived: Instant) -> Result<Prepared, Fault> {
+/// Checks a request and reads its body.
+pub(super) async fn prepare(
+    app: &App,
+    parts: &Parts,
+    upload: &mut Upload,
+    arrived: Instant,
+) -> Result<Prepared, Fault> {
     check(parts, app.policy.max_body)?;
     let path = path::check(&parts.uri, parts.version, &app.policy.allow_paths)?;
     if is_bodyless(&parts.method) {
@@ -96,7 +103,7 @@ async fn prepare(app: &App, parts: &Parts, upload: &mut Upload, arrived: Instant
 }
 
 /// Waits for a place, if it has none, for a page, and for the head of the site's answer.
-async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
+pub(super) async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
     let deadline = arrived + app.policy.queue_wait;
     let permit = match prepared.permit {
         Some(permit) => permit,

@@ -60,9 +60,15 @@ fn status(kind: FaultKind) -> StatusCode {
     }
 }
 
+/// The status that stands for `fault`: of an error of the site's own, that error's.
+pub fn status_of(fault: &Fault) -> StatusCode {
+    let own = fault.site().and_then(|it| StatusCode::from_u16(it.status).ok());
+    own.filter(|it| !it.is_success()).unwrap_or(status(fault.kind()))
+}
+
 /// Answers `asked` with `fault`, which goes along as an extension.
 pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
-    let status = status(fault.kind());
+    let status = status_of(fault);
     let mut response = (status, Json(json!({ "error": describe(fault) }))).into_response();
     response.extensions_mut().insert(fault.clone());
     let headers = response.headers_mut();
@@ -95,7 +101,7 @@ fn describe(fault: &Fault) -> Value {
 /// The event for a client that has a head already, with the status that it would have got.
 pub fn fault_event(fault: &Fault) -> Bytes {
     let mut error = describe(fault);
-    error["status"] = status(fault.kind()).as_u16().into();
+    error["status"] = status_of(fault).as_u16().into();
     event(error)
 }
 

@@ -4,5 +4,6 @@ pub mod challenge;
 pub mod classic;
 pub mod conversation;
 pub mod delta;
+pub mod refusal;
 pub mod request;
 pub mod sse;

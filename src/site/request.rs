@@ -1,10 +1,9 @@
-//! What the site is asked: the body of a turn; and what it says where it does not answer one.
+//! What the site is asked: the body of a turn; and its list of models.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// The model that the site picks by itself.
 pub const AUTO: &str = "auto";
@@ -91,14 +90,6 @@ fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// What the site says in the body of a refusal, in whichever of its forms; short, and never a page.
-pub fn sentence(body: &[u8]) -> Option<String> {
-    let body: Value = serde_json::from_slice(body).ok()?;
-    let places = ["/detail/message", "/detail/0/msg", "/detail", "/error/message", "/error", "/message"];
-    let said = places.iter().find_map(|place| body.pointer(place)?.as_str())?.trim();
-    (!said.is_empty()).then(|| said.chars().take(500).collect())
-}
-
 /// The names of the models in the site's list, in its order; `None` if it is no list of models.
 pub fn models(body: &[u8]) -> Option<Vec<String>> {
     #[derive(Deserialize)]
@@ -122,7 +113,7 @@ pub fn models(body: &[u8]) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn a_turn_is_what_the_site_wants() {
@@ -144,23 +135,6 @@ mod tests {
         let first: Value = serde_json::from_slice(&Turn { place: None, ..turn }.body()).unwrap();
         assert!(first.get("conversation_id").is_none() && first["parent_message_id"] != "p");
         assert_ne!(first["messages"][0]["id"], id);
-    }
-
-    #[test]
-    fn what_the_site_says_is_found_in_each_of_its_forms() {
-        for (body, expected) in [
-            (r#"{"detail":"Unauthorized"}"#, Some("Unauthorized")),
-            (r#"{"detail":{"message":"too many","code":"x"}}"#, Some("too many")),
-            (r#"{"detail":[{"loc":["body"],"msg":"field required","type":"v"}]}"#, Some("field required")),
-            (r#"{"error":{"message":"m"}}"#, Some("m")),
-            (r#"{"error":"e"}"#, Some("e")),
-            (r#"{"detail":" "}"#, None),
-            ("<html>", None),
-            ("[]", None),
-        ] {
-            assert_eq!(sentence(body.as_bytes()).as_deref(), expected, "{body}");
-        }
-        assert_eq!(sentence(json!({"detail": "x".repeat(1000)}).to_string().as_bytes()).unwrap().len(), 500);
     }
 
     #[test]
