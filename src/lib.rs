@@ -57,9 +57,11 @@ pub mod error;
 pub mod exchange;
 pub mod flow;
 pub mod http;
+pub mod openai;
 pub mod pipe;
 pub mod practice;
 pub mod site;
+pub mod store;
 pub mod telemetry;
 pub mod translate;
 
