@@ -7,3 +7,4 @@ pub mod delta;
 pub mod refusal;
 pub mod request;
 pub mod sse;
+pub mod signin;
