@@ -11,6 +11,7 @@
 //! the head. Dropping a waiting future, or a permit, frees its place. Knows nothing of HTTP.
 
 use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -35,16 +36,26 @@ pub struct Admission {
 }
 
 /// The right to one running exchange. Dropping it gives the place to the next in the queue.
-#[derive(Debug)]
 pub struct Permit {
     _place: OwnedSemaphorePermit,
-    _with: Option<Box<dyn Any + Send + Sync>>,
+    /// What else ends with the exchange.
+    beside: Option<Box<dyn Any + Send>>,
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Permit")
+    }
 }
 
 impl Permit {
-    /// The same, with something that is to be given back together with it.
-    pub fn with(self, it: impl Any + Send + Sync) -> Permit {
-        Permit { _with: Some(Box::new((it, self._with))), ..self }
+    fn new(place: OwnedSemaphorePermit) -> Permit {
+        Permit { _place: place, beside: None }
+    }
+
+    /// Keeps `it` as long as the permit is kept, beside what it keeps already.
+    pub fn carry(&mut self, it: impl Any + Send) {
+        self.beside = Some(Box::new((it, self.beside.take())));
     }
 }
 
@@ -111,7 +122,7 @@ impl Admission {
     pub async fn enter(&self, deadline: Instant) -> Result<Permit, Refused> {
         // This cannot overtake: a place that frees while someone waits is handed to the first of them.
         match self.places.clone().try_acquire_owned() {
-            Ok(place) => return Ok(Permit { _place: place, _with: None }),
+            Ok(place) => return Ok(Permit::new(place)),
             Err(TryAcquireError::Closed) => return Err(Refused::Draining),
             Err(TryAcquireError::NoPermits) => {}
         }
@@ -119,7 +130,7 @@ impl Admission {
         let begun = tokio::time::Instant::now();
         let until = (begun + self.wait).min(deadline.into());
         match tokio::time::timeout_at(until, self.places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(Permit { _place: place, _with: None }),
+            Ok(Ok(place)) => Ok(Permit::new(place)),
             Ok(Err(_)) => Err(Refused::Draining),
             Err(_) => Err(Refused::QueueTimeout { waited: begun.elapsed() }),
         }

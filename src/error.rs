@@ -20,6 +20,20 @@ pub enum FaultKind {
     PathNotAllowed,
     /// A method that a browser's `fetch` cannot send.
     MethodNotAllowed,
+    /// The caller needs an access key and has shown none that is known.
+    KeyRequired,
+    /// Too many wrong keys or passwords came from there.
+    TooManyAttempts,
+    /// Every stored account that would serve the caller rests.
+    AccountsResting,
+    /// No stored account can serve the caller until the operator does something.
+    NoAccount,
+    /// There is no admin password, so nobody may administer.
+    AdminClosed,
+    /// The admin password is wrong.
+    AdminRefused,
+    /// Only the official API has this route, and the caller has shown no key of it.
+    OfficialKeyRequired,
     /// The request body is over the limit.
     TooLarge,
     /// The caller stopped sending its body.
@@ -44,26 +58,39 @@ pub enum FaultKind {
     FetchFailed,
     /// The site redirected to another origin, where requests never go.
     RedirectedAway,
-    /// The site answered, but with an error of its own where a stream was to come: see [`Fault::site`].
+    /// The site answered with an error of its own, in place of a stream (see [`Fault::site`]) or in it.
     SiteError,
     /// The conversation is being answered, and its next turn could not wait for that.
     Busy,
     /// The site has answered this turn before, and the answer is not kept any more.
     NotKept,
+    /// The site ended an answer before it was finished.
+    AnswerIncomplete,
     /// The client took nothing while its buffer was full.
     SlowReader,
+    /// The official API could not be reached, or broke off.
+    ApiUnreachable,
+    /// The official API was silent for too long.
+    ApiTimeout,
     /// Something that must not happen; the cause is in the log.
     Internal,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 22] = [
+    pub const ALL: [FaultKind; 32] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
         FaultKind::PathNotAllowed,
         FaultKind::MethodNotAllowed,
+        FaultKind::KeyRequired,
+        FaultKind::TooManyAttempts,
+        FaultKind::AccountsResting,
+        FaultKind::NoAccount,
+        FaultKind::AdminClosed,
+        FaultKind::AdminRefused,
+        FaultKind::OfficialKeyRequired,
         FaultKind::TooLarge,
         FaultKind::BodyTimeout,
         FaultKind::QueueFull,
@@ -79,7 +106,10 @@ impl FaultKind {
         FaultKind::SiteError,
         FaultKind::Busy,
         FaultKind::NotKept,
+        FaultKind::AnswerIncomplete,
         FaultKind::SlowReader,
+        FaultKind::ApiUnreachable,
+        FaultKind::ApiTimeout,
         FaultKind::Internal,
     ];
 
@@ -91,6 +121,13 @@ impl FaultKind {
             FaultKind::ForeignOrigin => "foreign_origin",
             FaultKind::PathNotAllowed => "path_not_allowed",
             FaultKind::MethodNotAllowed => "method_not_allowed",
+            FaultKind::KeyRequired => "key_required",
+            FaultKind::TooManyAttempts => "too_many_attempts",
+            FaultKind::AccountsResting => "accounts_resting",
+            FaultKind::NoAccount => "no_account",
+            FaultKind::AdminClosed => "admin_closed",
+            FaultKind::AdminRefused => "admin_refused",
+            FaultKind::OfficialKeyRequired => "official_key_required",
             FaultKind::TooLarge => "body_too_large",
             FaultKind::BodyTimeout => "body_timeout",
             FaultKind::QueueFull => "queue_full",
@@ -106,7 +143,10 @@ impl FaultKind {
             FaultKind::SiteError => "site_error",
             FaultKind::Busy => "conversation_busy",
             FaultKind::NotKept => "answer_not_kept",
+            FaultKind::AnswerIncomplete => "answer_incomplete",
             FaultKind::SlowReader => "slow_reader",
+            FaultKind::ApiUnreachable => "api_unreachable",
+            FaultKind::ApiTimeout => "api_timeout",
             FaultKind::Internal => "internal",
         }
     }
@@ -160,6 +200,16 @@ impl Fault {
         let mut fault = Fault::new(FaultKind::SiteError, public).maybe_sent();
         fault.site = Some(Box::new(error));
         fault
+    }
+
+    /// The one answer to every caller that needs an access key and has shown none, a wrong one, or a
+    /// revoked one: it tells nobody which.
+    pub fn key_required() -> Self {
+        Fault::new(
+            FaultKind::KeyRequired,
+            "This proxy wants an access key: its operator makes one with `tabproxy key new`; send it as \
+             `Authorization: Bearer KEY`, as `X-Api-Key: KEY`, or in the address as /k/KEY/….",
+        )
     }
 
     /// Marks the request as one that the site may have seen.

@@ -74,6 +74,8 @@ struct Supervisor {
     saved: Option<Arc<Session>>,
     /// Whether the last attempt to save failed: that is worth one line, not one a second.
     unsaved: bool,
+    /// Whether the profile has somebody's sign-in, once that is known.
+    signed_in: Option<bool>,
     /// The site's local storage may have changed since it was last saved.
     storage_changed: bool,
     /// The process that holds the browser's newest cookies, once it is known.
@@ -109,6 +111,7 @@ pub(super) async fn start(
         failed_starts: 0,
         links: 0,
         buffered: 0,
+        signed_in: None,
     });
     let mut supervisor = Supervisor {
         landing: spec.url.path().to_owned(),
@@ -128,6 +131,7 @@ pub(super) async fn start(
         site: None,
         saved: None,
         unsaved: false,
+        signed_in: None,
         storage_changed: false,
         network: None,
         pulse: None,
@@ -274,6 +278,7 @@ impl Supervisor {
             links: self.links,
             failed_starts: self.incarnation.saturating_sub(self.served + 1),
             buffered: self.channel.buffered(),
+            signed_in: self.signed_in,
         });
     }
 
@@ -530,6 +535,7 @@ impl Supervisor {
     fn on_saved(&mut self, saved: Result<Arc<Session>, String>) {
         match saved {
             Ok(session) => {
+                self.note_sign_in(session.is_signed_in());
                 self.saved = Some(session);
                 self.unsaved = false;
             }
@@ -544,8 +550,20 @@ impl Supervisor {
         }
     }
 
+    fn note_sign_in(&mut self, is: bool) {
+        let before = self.signed_in.replace(is);
+        if is && before != Some(true) {
+            tracing::info!(
+                "the profile is signed in: whoever goes through the page needs an access key \
+                 (`tabproxy key new`, TABPROXY_KEYS_FILE)"
+            );
+        } else if !is && before == Some(true) {
+            tracing::info!("the profile is no longer signed in");
+        }
+    }
+
     fn launched(&mut self, running: Running) {
-        let Running { child, link, events, site, version, session } = running;
+        let Running { child, link, events, site, version, session, signed_in } = running;
         let exited = child.exited();
         self.adopt(link, events);
         self.spawn(async move { Report::Exited(exited.await) });
@@ -557,6 +575,7 @@ impl Supervisor {
         self.child = Some(child);
         self.site = Some(site);
         self.saved = session;
+        self.note_sign_in(signed_in);
         self.storage_changed = false;
         self.pulse = None;
         self.version = Some(version);
@@ -615,6 +634,7 @@ impl Supervisor {
         }
         let origin = url.origin().ascii_serialization();
         tracing::debug!(%origin, ?landing, "the site's tab landed");
+        self.save(); // it may come from a sign-in
         self.apply(Event::SiteLanded(origin, landing));
     }
 }

@@ -36,7 +36,7 @@ impl Mistake {
 }
 
 /// The entries of a list separated by commas.
-fn list(value: &str) -> impl Iterator<Item = &str> {
+pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|it| !it.is_empty())
 }
 
@@ -103,6 +103,15 @@ pub(super) fn join(value: &str) -> Result<Option<Duration>, Mistake> {
     match value.to_ascii_lowercase().as_str() {
         "off" | "false" | "no" | "0" => Ok(None),
         _ => duration(value).map(Some),
+    }
+}
+
+/// Whether clients get snapshots where the site streams deltas.
+pub(super) fn format(value: &str) -> Result<bool, Mistake> {
+    match value.to_ascii_lowercase().as_str() {
+        "classic" => Ok(true),
+        "raw" => Ok(false),
+        _ => Err(Mistake::new(format!("is `{value}`"), "write raw or classic")),
     }
 }
 

@@ -1,15 +1,17 @@
 //! A turn of a conversation: passed through as it is, but for an author that is missing, and one at a time in
 //! each conversation.
 //!
-//! The bot plugin's turns are answered in its own way: see `plugin`.
+//! Where the site streams deltas, a client that reads snapshots may have them. The bot plugin's turns are answered in its own way: see `plugin`.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use bytes::Bytes;
 
+use super::access::Caller;
 use super::body::{Account, Answer};
 use super::page::{self, Prepared};
 use super::reply::{self, Asked};
@@ -18,20 +20,25 @@ use super::{App, caller, plugin};
 use crate::admission::Permit;
 use crate::error::Fault;
 use crate::exchange::PageRequest;
+use crate::site::classic::Classic;
 use crate::site::turn::Turn;
 use crate::telemetry::metrics::Outcome;
+use crate::translate::Translate;
 use crate::turns::floor::Turned;
+
+/// By which a client says how it reads a stream: `classic` or `raw`.
+const FORMAT: &str = "x-tabproxy-format";
 
 /// Answers `POST …/conversation`.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
     let arrived = Instant::now();
     let ending = app.metrics.begin();
     let mut asked = Asked::of(&request);
-    let caller = caller::of(&request);
     let is_plugin = caller::is_plugin(request.headers());
+    let caller = Caller::of(request.extensions());
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(body, app.policy.max_body, app.metrics.clone());
-    let prepared = page::prepare(&app, &parts, &mut upload, arrived).await;
+    let prepared = page::prepare(&app, &parts, caller, &mut upload, arrived).await;
     asked.unread = !upload.is_read();
     let account = Account { ending, metrics: app.metrics.clone() };
     let mut prepared = match prepared {
@@ -44,12 +51,24 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
     };
     let turn = fill_in(&mut prepared.request);
     let every = page::beat(&app, &parts);
-    let asking = page::Asking { method: parts.method, every, arrived, account, asked };
+    let is_snapshots = !is_plugin && wants_snapshots(&app, &parts.headers, turn.as_ref());
+    let translator = is_snapshots.then(|| Box::new(Classic::default()) as Box<dyn Translate>);
+    let asking = page::Asking { method: parts.method, every, arrived, account, asked, translator };
     if is_plugin {
-        return plugin::answer(app, prepared, turn, caller, asking).await;
+        return plugin::answer(app, prepared, turn, asking).await;
     }
     let conversation = turn.and_then(|it| it.conversation);
     page::deliver(perform(app, prepared, conversation, arrived), asking).await
+}
+
+/// Whether a client gets snapshots where the site streams deltas: as it says itself, in a header of ours or, as
+/// the site's own page, in its body; otherwise as the operator says.
+fn wants_snapshots(app: &App, headers: &HeaderMap, turn: Option<&Turn>) -> bool {
+    match headers.get(FORMAT).map(|it| it.as_bytes().trim_ascii()) {
+        Some(b"classic") => true,
+        Some(b"raw") => false,
+        _ => app.policy.snapshots && !turn.is_some_and(|it| it.reads_deltas),
+    }
 }
 
 /// Adds what is missing to a turn's body, and says what turn it is, if it can be read as one.
@@ -70,8 +89,19 @@ async fn perform(
     conversation: Option<String>,
     arrived: Instant,
 ) -> Result<Answer, Fault> {
-    let (request, permit) = admit(&app, prepared, conversation.as_deref(), arrived).await?;
-    page::send(app, request, permit, arrived).await
+    let Admitted { request, permit, caller } =
+        admit(&app, prepared, conversation.as_deref(), arrived).await?;
+    page::send(app, request, permit, &caller, arrived).await
+}
+
+/// A request that may go to the site.
+pub(super) struct Admitted {
+    /// What is to be sent.
+    pub request: PageRequest,
+    /// Its place, and its conversation.
+    pub permit: Permit,
+    /// Who asks.
+    pub caller: Caller,
 }
 
 /// Waits for the conversation and then for a place; the permit gives both back.
@@ -80,23 +110,21 @@ pub(super) async fn admit(
     prepared: Prepared,
     conversation: Option<&str>,
     arrived: Instant,
-) -> Result<(PageRequest, Permit), Fault> {
+) -> Result<Admitted, Fault> {
     let floor = match conversation {
-        Some(conversation) => Some(floor(app, &prepared, conversation, arrived).await?),
+        Some(conversation) => {
+            // A large body has a place already, which others must not wait for while it waits for them.
+            let waits = app.policy.busy_waits && prepared.permit.is_none();
+            Some(floor(app, waits, conversation, arrived).await?)
+        }
         None => None,
     };
-    let permit = page::admit(app, prepared.permit, arrived).await?;
-    Ok((prepared.request, permit.with(floor)))
+    let mut permit = page::admit(app, prepared.permit, arrived).await?;
+    permit.carry(floor);
+    Ok(Admitted { request: prepared.request, permit, caller: prepared.caller })
 }
 
-async fn floor(
-    app: &App,
-    prepared: &Prepared,
-    conversation: &str,
-    arrived: Instant,
-) -> Result<Turned, Fault> {
-    // A large body has a place already, which others must not wait for while it waits for them.
-    let waits = app.policy.busy_waits && prepared.permit.is_none();
+async fn floor(app: &App, waits: bool, conversation: &str, arrived: Instant) -> Result<Turned, Fault> {
     let until = waits.then_some(arrived + app.policy.queue_wait);
     let told = || {
         app.metrics.turn_waited();

@@ -160,6 +160,10 @@ impl Drop for Line {
             | FaultKind::FetchFailed
             | FaultKind::RedirectedAway
             | FaultKind::SiteError
+            | FaultKind::AnswerIncomplete
+            | FaultKind::NoAccount
+            | FaultKind::ApiUnreachable
+            | FaultKind::ApiTimeout
             | FaultKind::SlowReader => write_line!(warn, line, code, fault.cause(), fault),
             _ => write_line!(info, line, code, fault.cause(), fault),
         }
@@ -233,6 +237,7 @@ fn shown(path: &str) -> String {
         let hide = std::mem::replace(&mut is_key, segment == "k")
             || segment.len() > SEGMENT
             || segment.starts_with("sk-")
+            || segment.starts_with("tp-")
             || segment.starts_with("eyJ");
         if hide && !segment.is_empty() { "…" } else { segment }
     });

@@ -1,19 +1,25 @@
 //! The side that callers see: HTTP/1.1 and HTTP/2 on one port, and what may pass.
 //!
 //! ```text
-//! connection ──> journal ──> guard (Host, Origin) ──┬──> /healthz /readyz /metrics      (health)
-//!                                                   └──> method, path, length ──> queue ──> page ──> body
-//!                                                        conversation, plugin, history: the same, and what
-//!                                                        a turn and the bot plugin need besides
+//! connection ──> journal ──> guard (Host, Origin) ──> cors ──> /k/KEY off, earlier names to ours (compat)
+//!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health)
+//!                           ├──> /admin/*                          (admin)
+//!                           ├──> the official API                  (relay)
+//!                           ├──> a turn: conversation, plugin ──┐
+//!                           ├──> the plugin's history: history ─┤
+//!                           └──> method, path, length ──────────┴──> queue ──> page ──> body
 //! ```
 //!
 //! The order of the layers is the policy: nothing is served, not even a health check, before the guard has
 //! let it pass; the journal, which only writes down what happens, is around it. Everything that a request may do is in [`Policy`]; this module knows neither flags nor
 //! environment.
 
+pub mod access;
+mod admin;
 mod body;
 mod boundary;
 mod caller;
+mod compat;
 mod conversation;
 mod events;
 pub mod guard;
@@ -26,8 +32,10 @@ pub mod path;
 mod plugin;
 mod pulse;
 mod refused;
+mod relay;
 mod reply;
 mod server;
+mod shape;
 mod upload;
 mod upstream;
 
@@ -37,16 +45,23 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::middleware;
-use axum::routing::{any, get, post};
+use axum::routing::{any, get, patch, post};
+use tower::util::option_layer;
+use tower_http::cors::{
+    AllowHeaders, AllowMethods, AllowOrigin, AllowPrivateNetwork, CorsLayer, ExposeHeaders,
+};
 
 use crate::admission::Admission;
 use crate::browser::Browser;
+use crate::config::Cors;
 use crate::telemetry::metrics::Metrics;
 use crate::turns::Turns;
 use crate::turns::floor::Floor;
 
+pub use access::Gate;
+pub use admin::Admin;
+pub use relay::Relay;
 pub use server::serve;
-pub use upstream::Standing;
 
 /// Which names this server answers to. Loopback names and IP addresses always are answered to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,10 +87,14 @@ pub struct Policy {
     pub ping: Option<Duration>,
     /// How long a turn that is asked again joins its answer; `None` for never.
     pub join: Option<Duration>,
+    /// Whether clients that say nothing of it get snapshots where the site streams deltas.
+    pub snapshots: bool,
     /// Whether a turn waits while its conversation is being answered; it is refused otherwise.
     pub busy_waits: bool,
     /// Header names that pass in both directions, beyond the usual ones.
     pub allow_headers: Vec<String>,
+    /// Whose pages may use this server.
+    pub cors: Cors,
 }
 
 /// Everything that the routes work with.
@@ -92,14 +111,18 @@ pub struct App {
     pub floor: Floor,
     /// The turns of the last minutes that may be asked again.
     pub turns: Turns<HeaderMap>,
-    /// Whether the profile is signed in.
-    pub standing: Standing,
+    /// Who may do it.
+    pub gate: Gate,
+    /// The admin password.
+    pub admin: Admin,
+    /// The way to the official API.
+    pub relay: Relay,
 }
 
 /// All routes, behind the guard.
 pub fn router(app: Arc<App>) -> Router {
     let turn = || post(conversation::handle).fallback(page::handle);
-    Router::new()
+    let routes = Router::new()
         .route("/backend-api/conversation", turn())
         .route("/backend-api/f/conversation", turn())
         .route("/backend-anon/conversation", turn())
@@ -110,8 +133,41 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(health::alive).fallback(health::wrong_method))
         .route("/readyz", get(health::ready).fallback(health::wrong_method))
         .route("/metrics", get(health::metrics).fallback(health::wrong_method))
+        .route("/ping", get(compat::ping).fallback(health::wrong_method))
+        .route("/admin/tokens", patch(admin::tokens).fallback(admin::unknown))
+        .route("/admin/password", patch(admin::new_password).fallback(admin::unknown))
+        .route("/admin/puid", patch(admin::puid).fallback(admin::unknown))
+        .route("/admin/openai", patch(admin::openai).fallback(admin::unknown))
+        .route("/admin/{*rest}", any(admin::unknown))
+        .route("/v1", any(relay::unserved))
+        .route("/v1/{*rest}", any(relay::unserved))
         .fallback(page::handle)
-        .layer(middleware::from_fn_with_state(app.clone(), guard::layer))
+        .layer(middleware::from_fn_with_state(app.clone(), relay::layer))
+        .layer(middleware::from_fn_with_state(app.clone(), access::layer))
+        .with_state(app.clone());
+    // What changes a path has to come before the routes are chosen, and so around all of them.
+    Router::new()
+        .fallback_service(routes)
+        .layer(middleware::from_fn(compat::layer))
+        .layer(middleware::from_fn(access::unwrap_path))
+        .layer(option_layer(cors(&app.policy.cors)))
+        .layer(middleware::from_fn_with_state(app, guard::layer))
         .layer(middleware::from_fn(journal::layer))
-        .with_state(app)
+}
+
+/// What pages of other sites are told. No cookies of theirs: a caller shows a key in a header, if any.
+fn cors(cors: &Cors) -> Option<CorsLayer> {
+    let origins = match cors {
+        Cors::Off => return None,
+        Cors::Any => AllowOrigin::any(),
+        Cors::Origins(origins) => AllowOrigin::list(origins.iter().filter_map(|it| it.parse().ok())),
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .allow_private_network(AllowPrivateNetwork::yes())
+        .expose_headers(ExposeHeaders::any())
+        .max_age(Duration::from_secs(600));
+    Some(layer)
 }

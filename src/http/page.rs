@@ -10,7 +10,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, header};
@@ -18,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::access::Caller;
 use super::body::{Account, Answer, AnswerBody};
 use super::pulse::{self, Pulse};
 use super::reply::{self, Asked};
@@ -27,6 +27,7 @@ use crate::admission::Permit;
 use crate::error::{Fault, FaultKind};
 use crate::exchange::{Exchange, PageRequest};
 use crate::telemetry::metrics::Outcome;
+use crate::translate::Translate;
 
 /// So much of a body is read before the wait for a permit. Only if that was all of it does the connection
 /// show that its client has left, and can there be pings; the rest waits outside, for the sake of memory.
@@ -38,8 +39,9 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
     let ending = app.metrics.begin();
     let mut asked = Asked::of(&request);
     let (parts, body) = request.into_parts();
+    let caller = Caller::of(&parts.extensions);
     let mut upload = Upload::new(body, app.policy.max_body, app.metrics.clone());
-    let prepared = match prepare(&app, &parts, &mut upload, arrived).await {
+    let prepared = match prepare(&app, &parts, caller, &mut upload, arrived).await {
         Ok(prepared) => prepared,
         Err(fault) => {
             ending.end(Outcome::Fault(fault.kind()));
@@ -51,7 +53,7 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
     let account = Account { ending, metrics: app.metrics.clone() };
     let every = beat(&app, &parts);
     let answer = perform(app, prepared, arrived);
-    deliver(answer, Asking { method: parts.method, every, arrived, account, asked }).await
+    deliver(answer, Asking { method: parts.method, every, arrived, account, asked, translator: None }).await
 }
 
 /// How often this caller is to get pings.
@@ -71,6 +73,8 @@ pub(super) struct Asking {
     pub account: Account,
     /// What a refusal needs.
     pub asked: Asked,
+    /// What stands between the site's stream and a client that reads another format.
+    pub translator: Option<Box<dyn Translate>>,
 }
 
 /// Answers with what `answer` brings, and with pings until then.
@@ -78,16 +82,15 @@ pub(super) async fn deliver(
     answer: impl Future<Output = Result<Answer, Fault>> + Send + 'static,
     asking: Asking,
 ) -> Response {
-    let Asking { method, every, arrived, account, asked } = asking;
-    let Some(every) = every else {
-        return respond(answer.await, &method, None, account, asked).await;
+    let Some(every) = asking.every else {
+        return respond(answer.await, None, asking).await;
     };
     let mut answer = answer.boxed();
-    let mut pulse = Pulse::new(every, arrived.into());
+    let mut pulse = Pulse::new(every, asking.arrived.into());
     tokio::select! {
         biased;
-        answer = &mut answer => respond(answer, &method, Some(pulse), account, asked).await,
-        () = pulse.due() => begin_early(answer, pulse, account),
+        answer = &mut answer => respond(answer, Some(pulse), asking).await,
+        () = pulse.due() => begin_early(answer, pulse, asking),
     }
 }
 
@@ -97,17 +100,20 @@ pub(super) struct Prepared {
     pub request: PageRequest,
     /// Its place, if it has one already.
     pub permit: Option<Permit>,
+    /// Who asks.
+    pub caller: Caller,
 }
 
 /// Checks a request and reads its body.
 pub(super) async fn prepare(
     app: &App,
     parts: &Parts,
+    caller: Caller,
     upload: &mut Upload,
     arrived: Instant,
 ) -> Result<Prepared, Fault> {
     check(parts, app.policy.max_body)?;
-    let path = path::check(&parts.uri, parts.version, &app.policy.allow_paths)?;
+    let path = path::check(&parts.uri, parts.version, &caller.paths(&app.policy.allow_paths))?;
     if is_bodyless(&parts.method) {
         // Some clients send an empty chunked body with a GET: nothing is lost without it.
         upload.read_nothing().await.map_err(|fault| match fault.kind() {
@@ -126,14 +132,15 @@ pub(super) async fn prepare(
         path,
         headers: headers::to_page(&parts.headers, &app.policy.allow_headers),
         body: upload.take_pieces(),
+        keyed: caller.keyed,
     };
-    Ok(Prepared { request, permit })
+    Ok(Prepared { request, permit, caller })
 }
 
 /// Waits for a place, for a page, and for the head of the site's answer.
-async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
+pub(super) async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
     let permit = admit(&app, prepared.permit, arrived).await?;
-    send(app, prepared.request, permit, arrived).await
+    send(app, prepared.request, permit, &prepared.caller, arrived).await
 }
 
 /// Waits for a place, unless there is one already.
@@ -148,13 +155,16 @@ pub(super) async fn admit(app: &App, permit: Option<Permit>, arrived: Instant) -
 pub(super) async fn send(
     app: Arc<App>,
     request: PageRequest,
-    permit: Permit,
+    mut permit: Permit,
+    caller: &Caller,
     arrived: Instant,
 ) -> Result<Answer, Fault> {
     let deadline = arrived + app.policy.queue_wait;
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
     let (head, exchange) = app.browser.fetch(request, deadline).await?;
+    caller.answered(&head);
+    permit.carry(caller.lease());
     let status = StatusCode::from_u16(head.status).map_err(|error| {
         Fault::new(FaultKind::Internal, "The site's answer has no valid status.").maybe_sent().because(error)
     })?;
@@ -166,18 +176,15 @@ pub(super) async fn send(
 }
 
 /// The site's own head, and the rest of its answer.
-async fn respond(
-    answer: Result<Answer, Fault>,
-    method: &Method,
-    pulse: Option<Pulse>,
-    account: Account,
-    asked: Asked,
-) -> Response {
+async fn respond(answer: Result<Answer, Fault>, pulse: Option<Pulse>, asking: Asking) -> Response {
+    let Asking { method, account, asked, translator, .. } = asking;
     let fault = match answer {
-        Ok(Answer { status, headers, exchange, permit }) if has_body(method, status) => {
-            let pulse = pulse.filter(|_| headers::is_event_stream(&headers));
-            let body = AnswerBody::new(exchange, permit, pulse, account);
-            return (status, headers, Body::new(body)).into_response();
+        Ok(Answer { status, headers, exchange, permit }) if has_body(&method, status) => {
+            let is_stream = headers::is_event_stream(&headers);
+            let body = AnswerBody::new(exchange, permit, pulse.filter(|_| is_stream), account);
+            let mut response = body.respond(headers, translator.filter(|_| is_stream && status.is_success()));
+            *response.status_mut() = status;
+            return response;
         }
         Ok(Answer { status, headers, mut exchange, permit: _permit }) => match drain(&mut exchange).await {
             Ok(()) => {
@@ -193,13 +200,8 @@ async fn respond(
 }
 
 /// An event stream that begins before the site has answered, so that its client does not give up.
-fn begin_early(
-    answer: BoxFuture<'static, Result<Answer, Fault>>,
-    pulse: Pulse,
-    account: Account,
-) -> Response {
-    let body = AnswerBody::early(answer, pulse, account);
-    (headers::of_event_stream(), Body::new(body)).into_response()
+fn begin_early(answer: BoxFuture<'static, Result<Answer, Fault>>, pulse: Pulse, asking: Asking) -> Response {
+    AnswerBody::early(answer, pulse, asking.account).respond(headers::of_event_stream(), asking.translator)
 }
 
 /// Judges method and declared length.
@@ -245,6 +247,7 @@ async fn drain(exchange: &mut Exchange) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
 
     fn ask(method: &str, length: Option<&str>) -> Result<(), FaultKind> {
         let mut request = Request::builder().method(method).uri("/");

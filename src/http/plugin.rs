@@ -12,20 +12,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
-use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method};
+use axum::response::Response;
 use futures::FutureExt;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::access::Caller;
 use super::body::{Account, Answer, AnswerBody};
-use super::caller::Caller;
+use super::conversation::Admitted;
 use super::page::{self, Asking, Prepared};
 use super::pulse::Pulse;
 use super::reply::{self, Asked};
-use super::{App, conversation, headers, refused, upstream};
-use crate::admission::Permit;
+use super::{App, caller, conversation, headers, refused, upstream};
 use crate::error::{Fault, FaultKind};
 use crate::exchange::PageRequest;
 use crate::site::plugin::{PluginStream, TAIL, whole};
@@ -42,22 +42,23 @@ pub(super) async fn answer(
     app: Arc<App>,
     prepared: Prepared,
     turn: Option<Turn>,
-    caller: Caller,
     asking: Asking,
 ) -> Response {
     let Asking { every, arrived, account, asked, .. } = asking;
     let pulse = every.map(|every| Pulse::new(every, arrived.into()));
     let stream = PluginStream::new(turn.clone());
-    let key = turn.as_ref().map(|turn| key(&prepared.request, turn, caller));
+    let key = turn.as_ref().map(|turn| key(&prepared.request, turn, &prepared.caller));
     let conversation = turn.and_then(|it| it.conversation);
     if let Some((keep, key)) = app.policy.join.zip(key) {
         let mut reader = join(app, prepared, conversation, key, keep, arrived).await;
         return match unless_due(reader.head(), pulse).await {
             Ok((Err(fault), _)) => tell(&stream, &fault, account, &asked),
-            Ok((Ok(headers), pulse)) => begin(headers, AnswerBody::joined(reader, pulse, account), stream),
+            Ok((Ok(headers), pulse)) => {
+                AnswerBody::joined(reader, pulse, account).respond(headers, Some(Box::new(stream)))
+            }
             Err(pulse) => {
                 let body = AnswerBody::joined(reader, Some(pulse), account);
-                begin(headers::of_event_stream(), body, stream)
+                body.respond(headers::of_event_stream(), Some(Box::new(stream)))
             }
         };
     }
@@ -65,9 +66,10 @@ pub(super) async fn answer(
     match unless_due(&mut answer, pulse).await {
         Ok((Err(fault), _)) => tell(&stream, &fault, account, &asked),
         Ok((Ok(Answer { headers, exchange, permit, .. }), pulse)) => {
-            begin(headers, AnswerBody::new(exchange, permit, pulse, account), stream)
+            AnswerBody::new(exchange, permit, pulse, account).respond(headers, Some(Box::new(stream)))
         }
-        Err(pulse) => begin(headers::of_event_stream(), AnswerBody::early(answer, pulse, account), stream),
+        Err(pulse) => AnswerBody::early(answer, pulse, account)
+            .respond(headers::of_event_stream(), Some(Box::new(stream))),
     }
 }
 
@@ -84,16 +86,17 @@ async fn unless_due<T>(
     }
 }
 
-fn begin(headers: HeaderMap, body: AnswerBody, stream: PluginStream) -> Response {
-    let (body, note) = body.translated(Box::new(stream));
-    let mut response = (headers, Body::new(body)).into_response();
-    response.extensions_mut().insert(note);
-    response
-}
-
 /// Answers with `fault` alone; `turn` is what was asked, if that is known.
 pub(super) fn told(turn: Option<Turn>, fault: &Fault, account: Account, asked: &Asked) -> Response {
     tell(&PluginStream::new(turn), fault, account, asked)
+}
+
+/// Answers a request that gets no further, if it is the plugin's for an answer.
+pub(super) fn turned_away(fault: &Fault, request: &Request) -> Option<Response> {
+    let is_turn = request.method() == Method::POST && request.uri().path().ends_with("/conversation");
+    let is_told = is_turn && caller::is_plugin(request.headers());
+    let stream = || PluginStream::new(None).told(fault);
+    is_told.then(|| reply::tell(fault, &Asked::of(request), headers::of_event_stream(), stream()))
 }
 
 fn tell(stream: &PluginStream, fault: &Fault, account: Account, asked: &Asked) -> Response {
@@ -102,12 +105,11 @@ fn tell(stream: &PluginStream, fault: &Fault, account: Account, asked: &Asked) -
 }
 
 /// What makes another request the same turn.
-fn key(request: &PageRequest, turn: &Turn, caller: Caller) -> Key {
+fn key(request: &PageRequest, turn: &Turn, caller: &Caller) -> Key {
     let digest = |follows: &[&str]| {
         let mut digest = Sha256::new();
-        digest.update(caller.0);
         digest.update(turn.said);
-        for part in std::iter::once(&request.path.as_str()).chain(follows) {
+        for part in [&*caller.id, &request.path].iter().chain(follows) {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
@@ -177,10 +179,10 @@ async fn write(
         () = deserted(reading.clone(), Duration::ZERO) => return Err(left()),
         admitted = conversation::admit(&app, prepared, conversation.as_deref(), arrived) => admitted,
     };
-    let (request, permit) = admitted?;
+    let admitted = admitted?;
     let answer = tokio::select! {
         biased;
-        answer = send(app.clone(), request, permit, arrived) => answer?,
+        answer = send(app.clone(), admitted, arrived) => answer?,
         () = deserted(reading.clone(), GRACE) => return Err(given_up()),
     };
     let Answer { headers, mut exchange, permit, .. } = answer;
@@ -225,19 +227,15 @@ async fn ask(
     conversation: Option<String>,
     arrived: Instant,
 ) -> Result<Answer, Fault> {
-    let (request, permit) = conversation::admit(&app, prepared, conversation.as_deref(), arrived).await?;
-    send(app, request, permit, arrived).await
+    let admitted = conversation::admit(&app, prepared, conversation.as_deref(), arrived).await?;
+    send(app, admitted, arrived).await
 }
 
 /// What has a place goes to the site. Anything but a stream is a fault here.
-async fn send(
-    app: Arc<App>,
-    mut request: PageRequest,
-    permit: Permit,
-    arrived: Instant,
-) -> Result<Answer, Fault> {
-    upstream::settle(&app, &mut request, arrived + app.policy.queue_wait).await;
-    let answer = page::send(app, request, permit, arrived).await?;
+async fn send(app: Arc<App>, admitted: Admitted, arrived: Instant) -> Result<Answer, Fault> {
+    let Admitted { mut request, permit, caller } = admitted;
+    upstream::settle(&app, &mut request);
+    let answer = page::send(app, request, permit, &caller, arrived).await?;
     if answer.status.is_success() && headers::is_event_stream(&answer.headers) {
         Ok(answer)
     } else {

@@ -52,15 +52,23 @@ fn text(fault: &Fault) -> String {
         (Some(429), _) => "发送的消息太多，请稍后再试。",
         (Some(500..), _) => "网站暂时出错，请稍后再试。",
         (Some(_), _) => "网站没有正常回答。",
+        (None, FaultKind::KeyRequired | FaultKind::NoAccount) => {
+            "没有可用的密钥或账号，请管理员检查代理的设置。"
+        }
+        (None, FaultKind::AccountsResting) => "账号的额度已用完，请稍后再试。",
         (None, FaultKind::QueueFull | FaultKind::QueueTimeout) => "当前请求太多，请稍后再试。",
         (None, FaultKind::Busy) => "上一个问题还在回答，请等它结束后再发。",
         (None, FaultKind::NotReady | FaultKind::Draining) => "代理正在准备，请十秒后再试。",
         (None, FaultKind::NeedsOperator | FaultKind::Challenged | FaultKind::SignInRequired) => {
             "需要管理员在浏览器里完成验证或登录。"
         }
-        (None, FaultKind::PageLost | FaultKind::FetchFailed | FaultKind::RedirectedAway) => {
-            "回答中断了。问题可能已经送达，需要时请再发一次。"
-        }
+        (
+            None,
+            FaultKind::PageLost
+            | FaultKind::FetchFailed
+            | FaultKind::RedirectedAway
+            | FaultKind::AnswerIncomplete,
+        ) => "回答中断了。问题可能已经送达，需要时请再发一次。",
         (None, FaultKind::NotKept) => "这个问题已经回答过，但回答没有保存，需要时请再发一次。",
         (None, _) => "代理没能完成这个请求。",
     };

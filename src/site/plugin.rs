@@ -2,20 +2,19 @@
 //!
 //! It reads nothing of an HTTP error, waits for ever on a connection that is cut in the middle of an answer,
 //! and asks again, up to three times, when an answer ends without `[DONE]`. So a fault becomes a message of the
-//! assistant and `[DONE]`; whole events only pass, since it decodes each piece that it gets on its own. Pure.
+//! assistant and `[DONE]`. It reads snapshots only; and whole events only pass, since it decodes each piece that it
+//! gets on its own. Pure.
 
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
 
+use super::classic::Classic;
 use super::notice::{self, Place};
+use super::request::AUTO;
 use super::turn::Turn;
 use crate::error::{Fault, FaultKind};
 use crate::translate::{Ending, Flow, Translate};
 
-/// The largest event that is waited for in whole, in bytes.
-const LARGEST: usize = 8 << 20;
-/// The model that there is nothing below of.
-const AUTO: &str = "auto";
 const DONE: &[u8] = b"[DONE]";
 
 /// So many of a stream's last bytes say whether it is whole.
@@ -36,10 +35,9 @@ fn cut_short() -> Fault {
 /// What one turn's stream becomes.
 pub struct PluginStream {
     turn: Option<Turn>,
-    /// The event that has not ended yet.
-    open: BytesMut,
-    /// So much of it has been looked at.
-    looked: usize,
+    /// Writes snapshots, and whole events only.
+    classic: Classic,
+    written: BytesMut,
     /// The data of the last snapshot that passed.
     last: Bytes,
     is_done: bool,
@@ -48,7 +46,13 @@ pub struct PluginStream {
 impl PluginStream {
     /// For the answer to `turn`, where that could be read.
     pub fn new(turn: Option<Turn>) -> PluginStream {
-        PluginStream { turn, open: BytesMut::new(), looked: 0, last: Bytes::new(), is_done: false }
+        PluginStream {
+            turn,
+            classic: Classic::default(),
+            written: BytesMut::new(),
+            last: Bytes::new(),
+            is_done: false,
+        }
     }
 
     /// Takes note of whole events and passes them.
@@ -63,16 +67,6 @@ impl PluginStream {
         out.extend_from_slice(events);
     }
 
-    /// The end of the last whole event in what is open. An event ends with a blank line, after LF or CRLF.
-    fn end_of_events(&mut self) -> Option<usize> {
-        let from = std::mem::replace(&mut self.looked, self.open.len());
-        let blank = |at: &usize| {
-            let line = self.open[..*at].strip_suffix(b"\r").unwrap_or(&self.open[..*at]);
-            line.is_empty() || line.ends_with(b"\n")
-        };
-        memchr::memrchr_iter(b'\n', &self.open[from..]).map(|at| from + at).find(blank).map(|at| at + 1)
-    }
-
     /// The conversation, the message and the text that the last snapshot has.
     fn so_far(&self) -> Option<(Option<String>, Option<String>, String)> {
         let event: Value = serde_json::from_slice(&self.last).ok()?;
@@ -85,20 +79,21 @@ impl PluginStream {
 
 impl Translate for PluginStream {
     fn pass(&mut self, piece: &Bytes, out: &mut BytesMut) -> Result<Flow, Fault> {
-        self.open.extend_from_slice(piece);
-        if let Some(end) = self.end_of_events() {
-            let events = self.open.split_to(end).freeze();
-            self.looked = self.open.len();
-            self.events(&events, out);
-        }
-        if self.open.len() > LARGEST {
-            let fault = Fault::new(FaultKind::FetchFailed, "The site sent an event that is too large.");
-            return Err(fault.maybe_sent());
-        }
-        Ok(Flow::On)
+        let passed = self.classic.pass(piece, &mut self.written);
+        let events = self.written.split().freeze();
+        self.events(&events, out);
+        passed
     }
 
-    fn end(&mut self, _: &mut BytesMut) -> Result<(), Fault> {
+    fn end(&mut self, out: &mut BytesMut) -> Result<(), Fault> {
+        if !self.is_done {
+            // What it says at the end are whole events only if it translates; half of one is none.
+            self.classic.end(&mut self.written)?;
+            let rest = self.written.split().freeze();
+            if rest.ends_with(b"\n\n") {
+                self.events(&rest, out);
+            }
+        }
         if self.is_done { Ok(()) } else { Err(cut_short()) }
     }
 
@@ -235,7 +230,7 @@ mod tests {
     proptest! {
         #[test]
         fn whole_events_pass_unchanged_whatever_the_pieces(
-            events in prop::collection::vec("(data: [ab]{0,5}(\n|\r\n)){0,2}", 0..6),
+            events in prop::collection::vec("(data: [ab]{1,5}(\n|\r\n)){1,2}", 0..6),
             end in "(\n|\r\n)",
             rest in "(data: [ab]{0,3})?",
             pieces in prop::collection::vec(1usize..7, 1..6),

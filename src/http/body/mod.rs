@@ -21,12 +21,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http_body::{Body, Frame};
+use http_body::Frame;
 use tokio::time::Sleep;
 
 use super::headers;
@@ -144,6 +145,15 @@ impl AnswerBody {
         (self, note)
     }
 
+    /// An answer with this body, through `translator` if there is one.
+    pub fn respond(self, headers: HeaderMap, translator: Option<Box<dyn Translate>>) -> Response {
+        let Some(translator) = translator else { return (headers, Body::new(self)).into_response() };
+        let (body, note) = self.translated(translator);
+        let mut response = (headers, Body::new(body)).into_response();
+        response.extensions_mut().insert(note);
+        response
+    }
+
     /// The next chunk for the client.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         loop {
@@ -235,7 +245,8 @@ impl AnswerBody {
         translation.note.write(cut.clone());
         match ending {
             Ending::Clean => (!bytes.is_empty()).then_some(Ok(bytes)),
-            Ending::Cut if bytes.is_empty() => Some(Err(cut)),
+            // It has nothing to say, so a client whose head is ours is told as without it.
+            Ending::Cut if bytes.is_empty() => Some(self.tell(reply::fault_event(&cut.fault), cut)),
             Ending::Cut => Some(Ok(self.cut_after(bytes, cut))),
         }
     }
@@ -285,7 +296,7 @@ impl Translation {
     }
 }
 
-impl Body for AnswerBody {
+impl http_body::Body for AnswerBody {
     type Data = Bytes;
     type Error = Cut;
 
