@@ -58,6 +58,14 @@ pub enum FaultKind {
     FetchFailed,
     /// The site redirected to another origin, where requests never go.
     RedirectedAway,
+    /// The site answered with an error of its own, in place of a stream (see [`Fault::site`]) or in it.
+    SiteError,
+    /// The conversation is being answered, and its next turn could not wait for that.
+    Busy,
+    /// The site has answered this turn before, and the answer is not kept any more.
+    NotKept,
+    /// The site ended an answer before it was finished.
+    AnswerIncomplete,
     /// The client took nothing while its buffer was full.
     SlowReader,
     /// The official API could not be reached, or broke off.
@@ -70,7 +78,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 28] = [
+    pub const ALL: [FaultKind; 32] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
@@ -95,6 +103,10 @@ impl FaultKind {
         FaultKind::PageLost,
         FaultKind::FetchFailed,
         FaultKind::RedirectedAway,
+        FaultKind::SiteError,
+        FaultKind::Busy,
+        FaultKind::NotKept,
+        FaultKind::AnswerIncomplete,
         FaultKind::SlowReader,
         FaultKind::ApiUnreachable,
         FaultKind::ApiTimeout,
@@ -128,6 +140,10 @@ impl FaultKind {
             FaultKind::PageLost => "page_lost",
             FaultKind::FetchFailed => "fetch_failed",
             FaultKind::RedirectedAway => "redirected_away",
+            FaultKind::SiteError => "site_error",
+            FaultKind::Busy => "conversation_busy",
+            FaultKind::NotKept => "answer_not_kept",
+            FaultKind::AnswerIncomplete => "answer_incomplete",
             FaultKind::SlowReader => "slow_reader",
             FaultKind::ApiUnreachable => "api_unreachable",
             FaultKind::ApiTimeout => "api_timeout",
@@ -147,6 +163,15 @@ pub enum Sent {
     Maybe,
 }
 
+/// An answer of the site's own that is not what was asked for, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteError {
+    /// Its HTTP status; a success is one of the wrong kind.
+    pub status: u16,
+    /// What the site says in it, where it says something to a person: short, and never a page.
+    pub sentence: Option<String>,
+}
+
 /// An error with a kind, a public text and a private cause.
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -155,12 +180,26 @@ pub struct Fault {
     public: Cow<'static, str>,
     cause: Option<String>,
     retry_after: Option<Duration>,
+    /// In a box: faults are returned everywhere, and hardly any is the site's.
+    site: Option<Box<SiteError>>,
 }
 
 impl Fault {
     /// A fault of a request that never left for the site. `public` is one sentence for the caller.
     pub fn new(kind: FaultKind, public: impl Into<Cow<'static, str>>) -> Self {
-        Fault { kind, sent: Sent::No, public: public.into(), cause: None, retry_after: None }
+        Fault { kind, sent: Sent::No, public: public.into(), cause: None, retry_after: None, site: None }
+    }
+
+    /// The fault that an error of the site's own makes for a client that cannot read that. It was sent.
+    pub fn of_site(error: SiteError) -> Self {
+        let status = error.status;
+        let public = match &error.sentence {
+            Some(sentence) => format!("The site answered with status {status}: {sentence}"),
+            None => format!("The site answered with status {status} and no stream."),
+        };
+        let mut fault = Fault::new(FaultKind::SiteError, public).maybe_sent();
+        fault.site = Some(Box::new(error));
+        fault
     }
 
     /// The one answer to every caller that needs an access key and has shown none, a wrong one, or a
@@ -209,6 +248,11 @@ impl Fault {
     /// The private cause, for the log.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// The site's own error behind it, if it is one.
+    pub fn site(&self) -> Option<&SiteError> {
+        self.site.as_deref()
     }
 
     /// How long the caller should wait before it tries again, where waiting helps.

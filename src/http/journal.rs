@@ -16,9 +16,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::body::Cut;
+use super::body::{Cut, Note};
 use super::events::Events;
 use super::headers;
+use super::history::cut_behind;
 use super::pulse::PING;
 use crate::error::{Fault, FaultKind};
 
@@ -42,6 +43,7 @@ pub(super) async fn layer(request: Request, next: Next) -> Response {
     if let Some(fault) = response.extensions_mut().remove::<Fault>() {
         line.fail(fault.kind().code(), fault);
     }
+    line.note = response.extensions_mut().remove::<Note>();
     let headers = response.headers_mut();
     if let Some(id) = headers.remove(REQUEST_ID) {
         headers.insert(SITE_REQUEST_ID, id);
@@ -70,6 +72,8 @@ struct Line {
     bytes: u64,
     is_whole: bool,
     fault: Option<(&'static str, Fault)>,
+    /// Where a translated answer says how it failed.
+    note: Option<Note>,
 }
 
 impl Line {
@@ -87,6 +91,7 @@ impl Line {
             bytes: 0,
             is_whole: false,
             fault: None,
+            note: None,
         }
     }
 
@@ -132,6 +137,9 @@ macro_rules! write_line {
 
 impl Drop for Line {
     fn drop(&mut self) {
+        if let Some(Cut { code, fault }) = self.note.as_ref().and_then(Note::read).cloned() {
+            self.fail(code, fault);
+        }
         let line = &*self;
         let none = None::<&str>;
         let Some((code, fault)) = &line.fault else {
@@ -151,6 +159,8 @@ impl Drop for Line {
             | FaultKind::PageLost
             | FaultKind::FetchFailed
             | FaultKind::RedirectedAway
+            | FaultKind::SiteError
+            | FaultKind::AnswerIncomplete
             | FaultKind::NoAccount
             | FaultKind::ApiUnreachable
             | FaultKind::ApiTimeout
@@ -180,8 +190,7 @@ impl http_body::Body for Logged {
             match &next {
                 Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|piece| line.pass(piece)),
                 Some(Err(error)) => {
-                    let cut = std::error::Error::source(error).and_then(|it| it.downcast_ref::<Cut>());
-                    if let Some(Cut { code, fault }) = cut {
+                    if let Some(Cut { code, fault }) = cut_behind(error) {
                         line.fail(code, fault.clone());
                     }
                 }

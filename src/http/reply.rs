@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
 use serde_json::{Value, json};
@@ -31,6 +31,13 @@ impl Asked {
     pub fn of(request: &Request) -> Asked {
         Asked { version: request.version(), unread: !request.body().is_end_stream() }
     }
+
+    /// The rest of a body is not worth reading, and the next request would come after it.
+    fn close_if_unread(&self, response: &mut Response) {
+        if self.unread && self.version < Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
 }
 
 /// The status that stands for `kind`.
@@ -47,6 +54,7 @@ fn status(kind: FaultKind) -> StatusCode {
         FaultKind::AdminClosed => StatusCode::FORBIDDEN,
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FaultKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        FaultKind::Busy | FaultKind::NotKept => StatusCode::CONFLICT,
         FaultKind::QueueFull | FaultKind::TooManyAttempts | FaultKind::AccountsResting => {
             StatusCode::TOO_MANY_REQUESTS
         }
@@ -61,15 +69,23 @@ fn status(kind: FaultKind) -> StatusCode {
         FaultKind::PageLost
         | FaultKind::FetchFailed
         | FaultKind::RedirectedAway
+        | FaultKind::SiteError
+        | FaultKind::AnswerIncomplete
         | FaultKind::ApiUnreachable => StatusCode::BAD_GATEWAY,
         FaultKind::ApiTimeout => StatusCode::GATEWAY_TIMEOUT,
         FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
+/// The status that stands for `fault`: of an error of the site's own, that error's.
+pub fn status_of(fault: &Fault) -> StatusCode {
+    let own = fault.site().and_then(|it| StatusCode::from_u16(it.status).ok());
+    own.filter(|it| !it.is_success()).unwrap_or(status(fault.kind()))
+}
+
 /// Answers `asked` with `fault`, which goes along as an extension.
 pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
-    let status = status(fault.kind());
+    let status = status_of(fault);
     let mut response = (status, Json(json!({ "error": describe(fault) }))).into_response();
     response.extensions_mut().insert(fault.clone());
     let headers = response.headers_mut();
@@ -87,10 +103,16 @@ pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if asked.unread && asked.version < Version::HTTP_2 {
-        // The rest of the body is not worth reading, and the next request would come after it.
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    asked.close_if_unread(&mut response);
+    response
+}
+
+/// Answers `asked` with a stream that says `fault`, for a client that reads nothing else: with success, since
+/// its contract has no other way.
+pub fn tell(fault: &Fault, asked: &Asked, headers: HeaderMap, stream: Vec<u8>) -> Response {
+    let mut response = (headers, stream).into_response();
+    response.extensions_mut().insert(fault.clone());
+    asked.close_if_unread(&mut response);
     response
 }
 
@@ -105,7 +127,7 @@ fn describe(fault: &Fault) -> Value {
 /// The event for a client that has a head already, with the status that it would have got.
 pub fn fault_event(fault: &Fault) -> Bytes {
     let mut error = describe(fault);
-    error["status"] = status(fault.kind()).as_u16().into();
+    error["status"] = status_of(fault).as_u16().into();
     event(error)
 }
 
