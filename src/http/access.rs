@@ -149,7 +149,7 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The caller of a request that came past [`layer`]; nobody in particular for another one.
+    /// The caller of a request that this module has let pass; nobody in particular for another one.
     pub fn of(extensions: &axum::http::Extensions) -> Caller {
         extensions.get().cloned().unwrap_or_default()
     }
