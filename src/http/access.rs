@@ -15,8 +15,7 @@
 //! comes later passes that header on and need not know where it comes from. A key never goes further than this.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,12 +23,11 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::compat::Alias;
 use super::reply::Asked;
+use super::throttle::Throttle;
 use super::{App, journal, path, relay, shape};
 use crate::access::{self, AccessKeys, Holder};
 use crate::accounts::{AccountLease, Accounts, NoAccount, PAGE};
@@ -39,40 +37,6 @@ use crate::telemetry::figures::Refusals;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
-
-/// So many wrong keys or passwords from one address at once, and one more each so many seconds.
-const WRONG: (NonZeroU32, Duration) = (NonZeroU32::new(10).unwrap(), Duration::from_secs(6));
-
-/// Counts what an address does wrong.
-pub struct Throttle(DefaultKeyedRateLimiter<IpAddr>);
-
-impl Throttle {
-    fn new() -> Throttle {
-        let quota = Quota::with_period(WRONG.1).unwrap_or(Quota::per_minute(WRONG.0));
-        Throttle(RateLimiter::keyed(quota.allow_burst(WRONG.0)))
-    }
-
-    /// One more from there.
-    ///
-    /// # Errors
-    /// How long to wait, when it was one too many.
-    pub fn count(&self, from: Option<IpAddr>) -> Result<(), Fault> {
-        let from = from.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), network);
-        self.0.check_key(&from).map_err(|until| {
-            let wait = until.wait_time_from(DefaultClock::default().now());
-            Fault::new(FaultKind::TooManyAttempts, "Too many wrong keys or passwords came from your address.")
-                .retry_after(wait)
-        })
-    }
-}
-
-/// Whose addresses are one person's: of IPv6, a whole network.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(it) => Ipv6Addr::from_bits(it.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 => v4,
-    }
-}
 
 /// Everything that callers are judged by.
 pub struct Gate {
@@ -102,8 +66,8 @@ impl Gate {
     pub fn look(&self) {
         self.keys.look();
         self.accounts.look();
-        self.wrong_keys.0.retain_recent();
-        self.attempts.0.retain_recent();
+        self.wrong_keys.forget();
+        self.attempts.forget();
     }
 
     /// Who shows this key, if any is shown. A right key is never throttled: 256 bits cannot be guessed, and its
@@ -386,18 +350,6 @@ mod tests {
             let got = got.as_ref().map(|(key, rest)| (key.expose_secret(), rest.to_string()));
             assert_eq!(got, expected.map(|(key, rest)| (key, rest.to_owned())), "{target}");
         }
-    }
-
-    #[test]
-    fn one_address_gets_tired_and_another_does_not() {
-        let throttle = Throttle::new();
-        let from = |text: &str| Some(text.parse().unwrap());
-        let counted = (0..100).take_while(|_| throttle.count(from("2001:db8::1")).is_ok()).count();
-        assert_eq!(counted, 10);
-        let refused = throttle.count(from("2001:db8::ffff")).unwrap_err();
-        assert_eq!(refused.kind(), FaultKind::TooManyAttempts);
-        assert!(refused.wait().is_some_and(|it| it <= WRONG.1 && !it.is_zero()));
-        assert!(throttle.count(from("2001:db8:0:1::1")).is_ok() && throttle.count(from("10.0.0.1")).is_ok());
     }
 
     #[test]

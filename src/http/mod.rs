@@ -30,6 +30,7 @@ mod reply;
 mod server;
 mod shape;
 mod signed;
+mod throttle;
 mod upload;
 
 use std::sync::Arc;
