@@ -261,6 +261,11 @@ impl Accounts {
     }
 }
 
+/// Whether a header can carry this as a token.
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|it| it.is_ascii_graphic())
+}
+
 fn make(file: AccountFile) -> Result<Named, String> {
     let (mut names, mut unnamed) = (HashSet::new(), 0);
     let mut make = |StoredAccount { name, token }: StoredAccount| {
@@ -277,7 +282,7 @@ fn make(file: AccountFile) -> Result<Named, String> {
         files::check_name(&name)?;
         let token = token.trim();
         let token = token.strip_prefix("Bearer ").unwrap_or(token);
-        if token.is_empty() || !token.bytes().all(|it| it.is_ascii_graphic()) {
+        if !is_token(token) {
             return Err(format!("the account {name} has no token that a header can carry"));
         }
         if !names.insert(name.clone()) {
