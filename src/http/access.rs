@@ -28,11 +28,11 @@ use secrecy::{ExposeSecret, SecretString};
 use super::compat::Alias;
 use super::reply::Asked;
 use super::throttle::Throttle;
-use super::{App, journal, path, relay, shape};
+use super::{App, home, journal, path, relay, shape};
 use crate::access::{self, AccessKeys, Holder};
 use crate::accounts::{AccountLease, Accounts, NoAccount, PAGE};
 use crate::error::{Fault, FaultKind};
-use crate::exchange::Head;
+use crate::exchange::{Exchange, Head, PageRequest};
 use crate::telemetry::figures::Refusals;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -110,6 +110,8 @@ pub struct Caller {
     /// Whether that is what serves it now, if there is one: it has no token of its own, and no account was lent to it.
     pub uses_page: bool,
     lease: Option<Arc<AccountLease>>,
+    /// The accounts that its key opens; empty for all of them.
+    accounts: Arc<[String]>,
 }
 
 impl Caller {
@@ -129,6 +131,39 @@ impl Caller {
     /// The loan that its request runs with, to be held as long as that goes on.
     pub fn lease(&self) -> Option<Arc<AccountLease>> {
         self.lease.clone()
+    }
+
+    /// Has a request that goes on with a conversation use the account that it was begun with.
+    ///
+    /// # Errors
+    /// When that one cannot be lent now: another would not find the conversation.
+    pub fn settle(&mut self, gate: &Gate, request: &mut PageRequest) -> Result<(), Fault> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        let Some(conversation) = home::conversation_of(request) else { return Ok(()) };
+        let Some(other) = gate.accounts.lease_in(&conversation, &self.accounts, Instant::now()) else {
+            return Ok(());
+        };
+        let other = other?;
+        if other.name() != lease.name() {
+            let value = format!("Bearer {}", other.token().expose_secret());
+            request.headers.retain(|(name, _)| name != "authorization");
+            request.headers.push(("authorization".into(), value));
+            self.lease = Some(Arc::new(other));
+        }
+        Ok(())
+    }
+
+    /// Notes which conversation an answer begins or goes on with, as it passes.
+    pub fn follow(&self, gate: &Gate, head: &Head, exchange: &mut Exchange) {
+        let is_stream = |(name, value): &(String, String)| {
+            name == "content-type" && value.starts_with("text/event-stream")
+        };
+        if let Some(lease) = self.lease.clone().filter(|_| head.headers.iter().any(is_stream)) {
+            let accounts = gate.accounts.clone();
+            // The name alone: the loan ends with the exchange.
+            let name = lease.name().to_owned();
+            exchange.watch(home::watch(move |conversation| accounts.remember(conversation, &name)));
+        }
     }
 
     /// The site has answered: an account that it wants no more of rests, one that it does not know is marked.
@@ -229,6 +264,7 @@ fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {
     let mut lease = None;
     if let Some(holder) = &holder {
         caller.opens_page = gate.opens_page(holder);
+        caller.accounts = holder.accounts.clone();
         if own.is_none() && !gives_tokens {
             lease = gate.lend(holder, Instant::now())?;
         }

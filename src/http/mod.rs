@@ -21,6 +21,7 @@ mod events;
 pub mod guard;
 pub mod headers;
 mod health;
+mod home;
 mod journal;
 mod page;
 pub mod path;

@@ -114,12 +114,14 @@ async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<
     };
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
-    let Prepared { mut request, caller, .. } = prepared;
+    let Prepared { mut request, mut caller, .. } = prepared;
+    caller.settle(&app.gate, &mut request)?;
     if caller.uses_page {
         app.signed.authorize(&mut request, &app.browser, deadline).await?;
     }
-    let (head, exchange) = app.browser.fetch(request, deadline).await?;
+    let (head, mut exchange) = app.browser.fetch(request, deadline).await?;
     caller.answered(&head);
+    caller.follow(&app.gate, &head, &mut exchange);
     if head.status == 401 && caller.uses_page {
         app.signed.forget().await;
     }

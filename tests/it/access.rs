@@ -164,6 +164,16 @@ async fn accounts_take_turns_rest_when_told_to_and_are_marked_when_refused() {
     turns.sort();
     assert!(turns[0] == "Bearer eyJ-a" && turns[2] == "Bearer eyJ-b", "and never c: {turns:?}");
 
+    // A conversation goes on with the account that it was begun with: the site shows it to no other.
+    let body = converse(&some, "begins", "hello count=1").await.unwrap().text().await.unwrap();
+    let id = body.split("\"conversation_id\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let about = format!("{ECHO}?conversation_id={id}");
+    let about = || authorization(rig.client.get(rig.url(&about)).bearer_auth(&some));
+    let home = about().await;
+    for _ in 0..3 {
+        assert_eq!(about().await, home);
+    }
+
     // One that is busy is passed over, as long as its answer streams.
     let mut busy = converse(&some, "busy", "hello count=100000 interval=20").await.unwrap();
     busy.chunk().await.unwrap().unwrap();
