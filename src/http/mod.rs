@@ -26,6 +26,7 @@ pub mod guard;
 pub mod headers;
 mod health;
 mod history;
+mod home;
 mod journal;
 mod page;
 pub mod path;
@@ -37,6 +38,7 @@ mod reply;
 mod server;
 mod shape;
 mod signed;
+mod throttle;
 mod upload;
 mod upstream;
 
