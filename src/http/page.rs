@@ -168,7 +168,7 @@ fn begin_early(
 }
 
 /// Judges method and declared length.
-fn check(parts: &Parts, max_body: usize) -> Result<(), Fault> {
+pub(super) fn check(parts: &Parts, max_body: usize) -> Result<(), Fault> {
     // Case is ignored as `fetch` does it.
     if ["CONNECT", "TRACE", "TRACK"].iter().any(|it| parts.method.as_str().eq_ignore_ascii_case(it)) {
         return Err(Fault::new(FaultKind::MethodNotAllowed, "A browser cannot send this method."));

@@ -16,7 +16,7 @@ use super::answer::{Answer, unix_micros};
 use super::events::{Events, Subject};
 use super::home;
 use super::knobs::Knobs;
-use super::reply::{Refusal, asked_error, new_id, with_type};
+use super::reply::{Refusal, asked_error, coded, new_id, with_type};
 use super::routes::{Site, whole_body};
 
 /// Conversations remembered; the oldest is forgotten first.
@@ -24,7 +24,10 @@ const MAX_CONVERSATIONS: usize = 10_000;
 /// Of a prompt, so many characters are remembered.
 const MAX_REMEMBERED_CHARS: usize = 1_000;
 
-/// One conversation: its latest turn only.
+/// Of a conversation, so many prompts are remembered, the first ones.
+const MAX_TURNS: usize = 50;
+
+/// One conversation: its latest turn, and what was asked in it.
 #[derive(Clone, Debug)]
 pub(super) struct Conversation {
     /// The id by which the client goes on with it.
@@ -39,6 +42,10 @@ pub(super) struct Conversation {
     pub prompt: (String, String),
     /// The id of the answer to it.
     pub answer: String,
+    /// The beginnings of all prompts, as far as they are remembered.
+    pub turns: Vec<String>,
+    /// Turns that did not answer the latest message.
+    pub strays: u64,
 }
 
 /// A bounded memory of conversations.
@@ -60,6 +67,11 @@ impl Conversations {
     /// Changes one conversation; false when there is none of that id.
     pub fn change(&self, id: &str, change: impl FnOnce(&mut Conversation)) -> bool {
         self.lock().known.get_mut(id).map(change).is_some()
+    }
+
+    /// Forgets all of them.
+    pub fn forget_all(&self) {
+        *self.lock() = Memory::default();
     }
 
     /// Hides all of them from the list.
@@ -96,6 +108,7 @@ struct Asked {
     #[serde(default)]
     messages: Vec<Message>,
     conversation_id: Option<String>,
+    parent_message_id: Option<String>,
     model: Option<String>,
 }
 
@@ -171,6 +184,9 @@ pub(super) async fn converse(
     let outcome = match knobs.status {
         Some(403) => Err(home::challenge(&site)),
         Some(status) => Err(asked_error(status, knobs.retry)),
+        None if !is_known(asked.model.as_deref()) => {
+            Err(coded(StatusCode::BAD_REQUEST, "The requested model does not exist", "model_not_found"))
+        }
         None if knobs.auth_required && is_blank(&headers) => Err(Refusal::Unauthorized.into_response()),
         None => remember(&site, &asked).map_err(IntoResponse::into_response),
     };
@@ -187,6 +203,13 @@ pub(super) async fn converse(
     })
 }
 
+/// Whether there could be a model of this name.
+fn is_known(model: Option<&str>) -> bool {
+    model.is_none_or(|it| {
+        it == "auto" || ["gpt-", "o1", "o3", "o4", "text-"].iter().any(|name| it.starts_with(name))
+    })
+}
+
 fn is_blank(headers: &HeaderMap) -> bool {
     headers.get(header::AUTHORIZATION).is_none_or(|value| value.as_bytes().trim_ascii().is_empty())
 }
@@ -200,6 +223,11 @@ fn remember(site: &Site, asked: &Asked) -> Result<Subject, Refusal> {
     let conversation = match asked.conversation_id.as_deref().filter(|id| !id.is_empty()) {
         Some(id) => {
             let known = site.conversations.change(id, |conversation| {
+                let is_stray = asked.parent_message_id.as_ref() != Some(&conversation.answer);
+                conversation.strays += u64::from(is_stray);
+                if conversation.turns.len() < MAX_TURNS {
+                    conversation.turns.push(turn.1.clone());
+                }
                 conversation.prompt = turn;
                 conversation.answer.clone_from(&answer);
             });
@@ -215,8 +243,10 @@ fn remember(site: &Site, asked: &Asked) -> Result<Subject, Refusal> {
                 title: String::new(),
                 visible: true,
                 created: began,
+                turns: vec![turn.1.clone()],
                 prompt: turn,
                 answer: answer.clone(),
+                strays: 0,
             });
             id
         }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bodies;
+mod chat;
 mod clients;
 mod faults;
 mod heartbeat;

@@ -153,6 +153,7 @@ async fn read(
     form: Form,
     arrived: Instant,
 ) -> Result<Job, Refusal> {
+    page::check(parts, app.policy.max_body)?;
     upload.read_until(page::READ_EARLY).await?;
     let mut permit = None;
     if !upload.is_read() {
