@@ -12,8 +12,8 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
@@ -30,6 +30,8 @@ const DRAIN_RETRY: Duration = Duration::from_secs(10);
 pub struct Admission {
     places: Arc<Semaphore>,
     max_inflight: usize,
+    /// Places that are closed for now.
+    closed: Mutex<Option<OwnedSemaphorePermit>>,
     queued: AtomicUsize,
     queue: usize,
     wait: Duration,
@@ -108,6 +110,7 @@ impl Admission {
         Admission {
             places: Arc::new(Semaphore::new(max_inflight)),
             max_inflight,
+            closed: Mutex::default(),
             queued: AtomicUsize::new(0),
             queue,
             wait,
@@ -136,6 +139,36 @@ impl Admission {
         }
     }
 
+    /// Leaves `limit` places, at least one, or all that there are. Where more are taken, waits for them to become
+    /// free, before anybody else gets one; may be given up at any time.
+    pub async fn narrow(&self, limit: usize) {
+        let wanted = self.max_inflight.saturating_sub(limit.max(1));
+        let missing = {
+            let mut closed = self.closed();
+            let surplus = closed.as_ref().map_or(0, OwnedSemaphorePermit::num_permits).saturating_sub(wanted);
+            drop(closed.as_mut().and_then(|it| it.split(surplus)));
+            wanted - closed.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+        };
+        let more = u32::try_from(missing).unwrap_or(u32::MAX);
+        if more > 0
+            && let Ok(more) = self.places.clone().acquire_many_owned(more).await
+        {
+            match &mut *self.closed() {
+                Some(closed) => closed.merge(more),
+                none => *none = Some(more),
+            }
+        }
+    }
+
+    fn closed(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many exchanges may run at once, as it is now.
+    pub fn places(&self) -> usize {
+        self.max_inflight - self.closed().as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
     /// Refuses everyone from now on, the waiting ones too. Permits stay valid.
     pub fn close(&self) {
         self.places.close();
@@ -153,7 +186,7 @@ impl Admission {
 
     /// Exchanges that hold a permit.
     pub fn running(&self) -> usize {
-        self.max_inflight.saturating_sub(self.places.available_permits())
+        self.places().saturating_sub(self.places.available_permits())
     }
 
     /// Callers that wait for one.
@@ -225,6 +258,29 @@ mod tests {
         assert!(poll(late.as_mut()).is_pending());
         assert!(poll(b.as_mut()).is_pending());
         assert!(poll(a.as_mut()).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn places_close_as_they_become_free_and_open_again() {
+        let door = Admission::new(3, 8, WAIT);
+        let (a, b, _c) =
+            (door.enter(far()).await.unwrap(), door.enter(far()).await.unwrap(), door.enter(far()).await);
+        let mut narrow = pin!(door.narrow(1));
+        assert!(poll(narrow.as_mut()).is_pending());
+        let mut late = pin!(door.enter(far()));
+        assert!(poll(late.as_mut()).is_pending());
+        drop(a);
+        assert!(poll(narrow.as_mut()).is_pending());
+        drop(b);
+        assert!(poll(narrow.as_mut()).is_ready());
+        assert!(poll(late.as_mut()).is_pending(), "the one place is taken");
+        assert_eq!((door.running(), door.places()), (1, 1));
+        door.narrow(2).await;
+        assert!(poll(late.as_mut()).is_ready());
+        door.narrow(usize::MAX).await;
+        assert_eq!((door.running(), door.places()), (1, 3));
+        door.narrow(0).await;
+        assert_eq!(door.places(), 1, "never none");
     }
 
     #[tokio::test(start_paused = true)]

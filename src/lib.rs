@@ -139,6 +139,22 @@ pub enum StartError {
 /// So many conversations of the official API's clients are known again; the oldest are forgotten first.
 const CONVERSATIONS: u64 = 50_000;
 
+/// Has those wait at the door that the browser would have wait where nobody sees them.
+async fn keep_outside(browser: Browser, app: Arc<http::App>) {
+    let mut status = browser.watch();
+    loop {
+        let lanes = status.borrow_and_update().lanes.unwrap_or(usize::MAX);
+        let narrow = async {
+            app.admission.narrow(lanes).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            () = narrow => {}
+        }
+    }
+}
+
 /// How often the files of keys and accounts are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -233,10 +249,12 @@ impl Server {
             metrics: Metrics::new(registry),
             policy,
             gate: Gate::new(keys, accounts, config.require_key, refusals),
+            signed: http::SignedIn::default(),
             admin: http::Admin::new(config.admin_password),
             relay,
             index: index.clone(),
         });
+        tokio::spawn(keep_outside(browser.clone(), app.clone()));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
         tracing::info!("listening on http://{addr}");
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);

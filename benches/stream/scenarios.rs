@@ -14,7 +14,7 @@ use super::figures::{
 use super::load::{Fail, Load, Outcome};
 use super::page::Page;
 use super::proxy::Proxy;
-use super::shared::procfs::{cpu_of, cpu_of_group, resident, shared_memory_of_group};
+use super::shared::procfs::{MB, cpu_of, cpu_of_group, resident, shared_memory_of_group};
 use super::shared::stats::{median, percentile};
 
 const ONE: Load = Load { streams: 1, events: 200, interval: 10 };
@@ -105,7 +105,7 @@ impl Sides {
     /// open and caches are filled on all sides.
     pub async fn warm_up(&mut self, samples: &mut Samples) -> Result<(), Fail> {
         sleep(SETTLE).await;
-        samples.add(IDLE_MEMORY, Side::Proxy, resident(self.proxy.pid()));
+        samples.add(IDLE_MEMORY, Side::Proxy, resident(self.proxy.pid()) as f64 / MB);
         samples.add(IDLE_PSS, Side::Proxy, shared_memory_of_group(self.proxy.browser_group()?));
         samples.add(IDLE_PSS, Side::Page, shared_memory_of_group(self.page.group()));
         for side in Self::ALL {
@@ -200,7 +200,7 @@ impl Sides {
         let proxy = self.proxy.pid();
         let look = async {
             sleep(middle).await;
-            (resident(proxy), shared_memory_of_group(browser))
+            (resident(proxy) as f64 / MB, shared_memory_of_group(browser))
         };
         let (outcome, (resident, shared)) = tokio::join!(self.streams(side, &HUNDRED), look);
         outcome?;

@@ -8,7 +8,7 @@
 //! exchange of another one, and when its socket goes, all of them end.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,8 @@ struct Inner {
     /// Exchanges begun so far.
     started: AtomicU64,
     signs: Signs,
+    /// So many exchanges the site takes at once, as far as the page has seen.
+    lanes: AtomicUsize,
     exchanges: Mutex<HashMap<u32, Arc<Pipe>>>,
     /// Answers that are here to their end, but not read to their end.
     unread: Mutex<Vec<Weak<Pipe>>>,
@@ -84,6 +86,7 @@ impl Carrier {
             next: AtomicU32::new(1),
             started: AtomicU64::new(0),
             signs: Signs::new(Instant::now()),
+            lanes: AtomicUsize::new(usize::MAX),
             exchanges: Mutex::default(),
             unread: Mutex::default(),
             echoes: Mutex::default(),
@@ -106,6 +109,12 @@ impl Carrier {
     /// Exchanges that are running in it.
     pub fn running(&self) -> usize {
         lock(&self.inner.exchanges).len()
+    }
+
+    /// How many exchanges the browser lets through to the site at once, as far as this page has seen; more
+    /// would wait inside the browser, where nobody sees them.
+    pub fn lanes(&self) -> Option<usize> {
+        Some(self.inner.lanes.load(Ordering::Relaxed)).filter(|it| *it < usize::MAX)
     }
 
     /// What it has done so far.
@@ -258,6 +267,15 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
             FromPage::Got(id) => {
                 if exchanges.get(&id).is_some_and(|pipe| pipe.leave()) {
                     let _ = inner.out.send(Out::Start(id));
+                }
+            }
+            FromPage::Lanes(lanes) => {
+                let fewer = lanes as usize;
+                if inner.lanes.fetch_min(fewer, Ordering::Relaxed) > fewer {
+                    tracing::info!(
+                        lanes,
+                        "the site takes only so many requests at once: the others wait here"
+                    );
                 }
             }
             FromPage::Echo(id) => {

@@ -3,7 +3,7 @@
 //! They hold nothing of the supervisor and decide nothing.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
@@ -167,13 +167,7 @@ pub(super) async fn probe(carrier: &Carrier, path: String) -> Verdict {
     let look = async {
         let mut exchange = carrier.fetch(request);
         let head = exchange.head().await?;
-        let mut body = Vec::new();
-        while body.len() < challenge::LOOK {
-            match exchange.chunk().await {
-                Some(chunk) => body.extend_from_slice(&chunk?.bytes),
-                None => break,
-            }
-        }
+        let body = exchange.peek(challenge::LOOK, Instant::now() + PROBE).await;
         Ok::<_, Fault>(challenge::judge(&head, &body))
     };
     match tokio::time::timeout(PROBE, look).await {

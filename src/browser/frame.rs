@@ -12,6 +12,7 @@
 //!              T  age in microseconds of the oldest data in this message (id 0, first in the message)
 //!              P  echo of a P of ours, same id
 //!              G  got: the request is here whole, and waits for its S
+//!              L  lanes: u32, so many exchanges the site takes at once (id 0); fewer each time
 //! us -> page   R  request: JSON {"method", "path", "headers", "body": length}
 //!              B  a piece of the request's body
 //!              S  start: the fetch begins when this and the whole body are there
@@ -51,6 +52,8 @@ pub enum FromPage {
     Echo(u32),
     /// The request is there, and waits to be started.
     Got(u32),
+    /// So many exchanges the browser lets through to the site at once; it keeps the others waiting.
+    Lanes(u32),
 }
 
 /// How a fetch failed, as the page saw it.
@@ -136,10 +139,8 @@ impl Frames {
                 ))
             }
             b'X' => Ok(FromPage::Fail(id, json('X', &payload)?)),
-            b'T' => match *payload {
-                [a, b, c, d] => Ok(FromPage::Age(u32::from_be_bytes([a, b, c, d]))),
-                _ => Err(FrameError::Payload('T', "not four bytes".into())),
-            },
+            b'T' => number('T', &payload).map(FromPage::Age),
+            b'L' => number('L', &payload).map(FromPage::Lanes),
             b'P' => Ok(FromPage::Echo(id)),
             b'G' => Ok(FromPage::Got(id)),
             other => Err(FrameError::Kind(other)),
@@ -149,6 +150,11 @@ impl Frames {
 
 fn json<'a, T: Deserialize<'a>>(kind: char, payload: &'a [u8]) -> Result<T, FrameError> {
     serde_json::from_slice(payload).map_err(|e| FrameError::Payload(kind, e.to_string()))
+}
+
+fn number(kind: char, payload: &[u8]) -> Result<u32, FrameError> {
+    let bytes = payload.try_into().map_err(|_| FrameError::Payload(kind, "not four bytes".into()))?;
+    Ok(u32::from_be_bytes(bytes))
 }
 
 #[derive(Serialize)]
@@ -227,6 +233,7 @@ mod tests {
         message.extend_from_slice(&frame(1, b'D', b"hello"));
         message.extend_from_slice(&frame(2, b'X', br#"{"what":"network","message":"m","sent":true}"#));
         message.extend_from_slice(&frame(1, b'E', b""));
+        message.extend_from_slice(&frame(0, b'L', &4u32.to_be_bytes()));
         let got: Result<Vec<_>, _> = decode(message.freeze()).collect();
         let head = Head {
             status: 200,
@@ -242,6 +249,7 @@ mod tests {
                 FromPage::Data(1, Bytes::from("hello")),
                 FromPage::Fail(2, failure),
                 FromPage::End(1),
+                FromPage::Lanes(4),
             ]
         );
     }
@@ -253,6 +261,8 @@ mod tests {
         assert_eq!(decode(frame(1, b'?', b"").freeze()).next(), Some(Err(FrameError::Kind(b'?'))));
         let bad = decode(frame(1, b'H', b"{}").freeze()).next();
         assert!(matches!(bad, Some(Err(FrameError::Payload('H', _)))));
+        let bad = decode(frame(0, b'L', b"123").freeze()).next();
+        assert!(matches!(bad, Some(Err(FrameError::Payload('L', _)))));
     }
 
     proptest! {

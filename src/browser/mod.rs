@@ -13,6 +13,7 @@ mod errands;
 mod faults;
 pub mod frame;
 pub mod gateway;
+mod keeper;
 pub mod launch;
 pub mod link;
 mod outbox;
@@ -68,7 +69,7 @@ pub struct Status {
     pub version: Option<String>,
     /// The browser's main process, while there is one.
     pub pid: Option<i32>,
-    /// Browsers started so far, and carriers opened.
+    /// Browsers started so far.
     pub browsers: u64,
     /// Carriers opened so far.
     pub pages: u64,
@@ -78,6 +79,8 @@ pub struct Status {
     pub links: u64,
     /// Bytes held for slow readers.
     pub buffered: usize,
+    /// How many exchanges the browser lets through to the site at once, where it is known to be few.
+    pub lanes: Option<usize>,
     /// Whether the profile has somebody's sign-in, as its cookies say each second: then every fetch is that
     /// person's, and only for callers with an access key. `None` before the first browser is up.
     pub signed_in: Option<bool>,

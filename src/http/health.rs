@@ -36,6 +36,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         "phase": status.phase.name(),
         "since_seconds": status.since.elapsed().as_secs(),
         "running": app.admission.running(),
+        "places": app.admission.places(),
         "queued": app.admission.queued(),
     });
     if is_ready {
@@ -73,6 +74,7 @@ fn sample(status: &Status, app: &App) -> Sample {
         browser_starts: status.browsers,
         pages: status.pages,
         inflight: app.admission.running(),
+        places: app.admission.places(),
         queued: app.admission.queued(),
         buffered: status.buffered,
         browser: status.version.clone(),

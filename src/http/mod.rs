@@ -32,6 +32,7 @@ mod relay;
 mod reply;
 mod server;
 mod shape;
+mod signed;
 mod upload;
 
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub use access::Gate;
 pub use admin::Admin;
 pub use relay::Relay;
 pub use server::serve;
+pub use signed::SignedIn;
 
 /// Which names this server answers to. Loopback names and IP addresses always are answered to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +97,8 @@ pub struct App {
     pub policy: Policy,
     /// Who may do it.
     pub gate: Gate,
+    /// The browser's own sign-in.
+    pub signed: SignedIn,
     /// The admin password.
     pub admin: Admin,
     /// The way to the official API.

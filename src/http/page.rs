@@ -117,9 +117,16 @@ pub(super) async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant)
     };
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
-    let (head, exchange) = app.browser.fetch(prepared.request, deadline).await?;
-    prepared.caller.answered(&head);
-    permit.carry(prepared.caller.lease());
+    let Prepared { mut request, caller, .. } = prepared;
+    if caller.uses_page {
+        app.signed.authorize(&mut request, &app.browser, deadline).await?;
+    }
+    let (head, exchange) = app.browser.fetch(request, deadline).await?;
+    caller.answered(&head);
+    if head.status == 401 && caller.uses_page {
+        app.signed.forget().await;
+    }
+    permit.carry(caller.lease());
     let status = StatusCode::from_u16(head.status).map_err(|error| {
         Fault::new(FaultKind::Internal, "The site's answer has no valid status.").maybe_sent().because(error)
     })?;

@@ -68,6 +68,8 @@ pub struct Sample {
     pub pages: u64,
     /// Exchanges with a permit.
     pub inflight: usize,
+    /// Exchanges that may.
+    pub places: usize,
     /// Callers in the queue.
     pub queued: usize,
     /// Bytes held for slow readers.
@@ -123,6 +125,7 @@ struct Sampled {
     browser_starts: Counter,
     pages: Counter,
     inflight: Gauge,
+    places: Gauge,
     queued: Gauge,
     buffered: Gauge,
     memory: Gauge,
@@ -207,6 +210,7 @@ impl Sampled {
         r.register("tabproxy_browser_starts", "Browsers started", self.browser_starts.clone());
         r.register("tabproxy_pages", "Carrier pages opened", self.pages.clone());
         r.register("tabproxy_inflight", "Exchanges that hold a permit", self.inflight.clone());
+        r.register("tabproxy_places", "Exchanges that may hold one at once", self.places.clone());
         r.register("tabproxy_queued", "Requests that wait for a permit", self.queued.clone());
         r.register("tabproxy_buffered_bytes", "Bytes held for slow readers", self.buffered.clone());
         let help = "Resident memory of the proxy itself";
@@ -231,6 +235,7 @@ impl Sampled {
         self.browser_starts.inner().store(sample.browser_starts, Relaxed);
         self.pages.inner().store(sample.pages, Relaxed);
         self.inflight.set(sample.inflight as i64);
+        self.places.set(sample.places as i64);
         self.queued.set(sample.queued as i64);
         self.buffered.set(sample.buffered as i64);
         self.memory.set(process::resident() as i64);
@@ -279,6 +284,7 @@ mod tests {
             browser_starts: 2,
             pages: 5,
             inflight: 3,
+            places: 4,
             queued: 1,
             buffered: 77,
             browser: Some("Chrome/142".into()),
@@ -300,6 +306,7 @@ mod tests {
             "tabproxy_browser_starts_total 2",
             "tabproxy_pages_total 5",
             "tabproxy_inflight 3",
+            "tabproxy_places 4",
             "tabproxy_queued 1",
             "tabproxy_buffered_bytes 77",
             r#"tabproxy_exchanges_total{outcome="queue_full"} 0"#,

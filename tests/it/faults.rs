@@ -1,30 +1,11 @@
 //! Losing the page, the browser, or patience: nothing hangs, nothing is sent twice, and it comes back.
 
-use std::fs;
-
 use futures::StreamExt;
 use futures::future::join_all;
-use rustix::process::{Pid, Signal, kill_process};
 use tabproxy::practice::answer_text;
 
 use crate::rig::{PATIENCE, Rig, eventually, last_text};
-
-fn kill(pid: i32) {
-    kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
-}
-
-/// Renderer processes below the browser.
-fn renderers(browser: i32) -> Vec<i32> {
-    let numeric = |entry: fs::DirEntry| entry.file_name().to_str()?.parse::<i32>().ok();
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(numeric);
-    pids.filter(|pid| {
-        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let group = stat.rsplit(')').next().and_then(|it| it.split_whitespace().nth(2)?.parse::<i32>().ok());
-        group == Some(browser) && line.contains("--type=renderer")
-    })
-    .collect()
-}
+use crate::shared::procfs::{exists, kill, of_kind};
 
 /// Five streams under way; what they end with once `harm` is done.
 async fn harmed(rig: &Rig, harm: impl FnOnce(i32)) {
@@ -65,7 +46,7 @@ async fn killed_renderers_are_replaced_without_a_new_browser() {
     let rig = Rig::ready().await;
     let before = rig.server.browser().status().pid;
     harmed(&rig, |browser| {
-        let all = renderers(browser);
+        let all = of_kind(browser, "renderer");
         assert!(all.len() >= 2, "the site's page and the carrier have a process each: {all:?}");
         all.into_iter().for_each(kill);
     })
@@ -114,7 +95,7 @@ async fn a_stop_lets_streams_end_and_leaves_no_browser_behind() {
     let rest = rest.await.unwrap().expect("the stream ended by itself");
     assert_eq!(last_text(&[vec![first], rest].concat().concat()), answer_text(prompt));
     assert_eq!(site.counters().finished, 1);
-    eventually(|| fs::exists(format!("/proc/{pid}")).unwrap(), |it| !it).await;
+    eventually(|| exists(pid), |it| !it).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

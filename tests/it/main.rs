@@ -4,20 +4,22 @@
 // A panic in a test is how it fails.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod bodies;
 mod chat;
 mod clients;
+mod compat;
+mod devtools;
 mod faults;
 mod heartbeat;
 mod input;
 mod layers;
-mod link;
 mod log;
 mod nginx;
 mod overload;
-mod processes;
 mod program;
 mod refusals;
+mod relay;
 mod repairs;
 mod resources;
 mod rig;

@@ -12,7 +12,8 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Barrier;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{PATIENCE, Program, Rig, computed, eventually, group, last_text, resident, turn};
+use crate::rig::{PATIENCE, Program, Rig, eventually, last_text, turn};
+use crate::shared::procfs::{cpu_of, of_kind, resident};
 
 const MB: u64 = 1 << 20;
 
@@ -37,8 +38,8 @@ async fn readers_of_a_byte_a_second_cost_little_memory_and_are_told_in_the_end()
     }
     let browser = proxy.browser().unwrap();
     let memory = || {
-        let pages = group(browser).into_iter().filter(|it| it.line.contains("--type=renderer"));
-        (resident(proxy.pid()), pages.map(|it| resident(it.pid)).sum::<u64>())
+        let pages = of_kind(browser, "renderer");
+        (resident(proxy.pid()), pages.into_iter().map(resident).sum::<u64>())
     };
     let before = memory();
 
@@ -372,14 +373,14 @@ async fn starve(proxy: &Program, site: &Practice) {
         crowd.push(socket);
     }
     // Starved for as long as the first ones are waited for; it must not spin meanwhile.
-    let before = computed(proxy.pid());
+    let before = cpu_of(proxy.pid());
     let since = Instant::now();
     let mut some = [0; 64];
     let closed = tokio::time::timeout(PATIENCE, crowd[0].read(&mut some)).await.expect("closed in time");
     assert!(matches!(closed, Ok(0) | Err(_)));
-    let (spent, lasted) = (computed(proxy.pid()) - before, since.elapsed());
-    println!("starved for {lasted:?}: computed for {spent:?}");
-    assert!(spent < lasted / 4, "it spins: {spent:?} of {lasted:?}");
+    let (spent, lasted) = (cpu_of(proxy.pid()) - before, since.elapsed().as_secs_f64());
+    println!("starved for {lasted:.2} s: computed for {spent:.2} s");
+    assert!(spent < lasted / 4.0, "it spins: {spent:.2} of {lasted:.2} s");
     drop(crowd);
     let prompt = "hello count=3 interval=1";
     let id = format!("after{}", site.counters().posts);

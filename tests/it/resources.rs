@@ -18,7 +18,8 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::rig::{PATIENCE, Process, Program, Rig, code_of, eventually, group, last_text, processes};
+use crate::rig::{PATIENCE, Program, Rig, code_of, eventually, last_text};
+use crate::shared::procfs::{Process, command_line, members, processes};
 
 async fn site() -> Practice {
     Practice::start(PracticeArgs::default()).await.unwrap()
@@ -26,8 +27,9 @@ async fn site() -> Practice {
 
 /// Processes that have to do with this directory or belong to this group.
 fn of(home: &Path, leader: i32) -> Vec<Process> {
-    let home = home.to_str().unwrap().to_owned();
-    processes().into_iter().filter(|it| it.group == leader || it.line.contains(&home)).collect()
+    let home = home.to_str().unwrap();
+    let is_there = |it: &Process| it.group == leader || command_line(it.pid).join(" ").contains(home);
+    processes().into_iter().filter(|it| it.state != 'Z' && is_there(it)).collect()
 }
 
 /// A Chromium of somebody else's on this profile.
@@ -156,8 +158,8 @@ async fn the_control_port_is_on_loopback_and_another_one_each_time() {
         let proxy = Program::start(&site, &[]).await;
         proxy.wait_ready().await;
         let browser = proxy.browser().unwrap();
-        let mut pids: Vec<_> = group(browser).into_iter().map(|it| it.pid).collect();
-        let line = processes().into_iter().find(|it| it.pid == browser).unwrap().line;
+        let mut pids: Vec<_> = members(browser).into_iter().map(|it| it.pid).collect();
+        let line = command_line(browser).join(" ");
         let port: u16 = line
             .split("--remote-debugging-port=")
             .nth(1)
@@ -464,7 +466,7 @@ async fn a_chromium_that_says_nothing_is_given_up_and_killed() {
         let ours = rustix::process::getpid().as_raw_nonzero().get();
         processes()
             .into_iter()
-            .filter(|it| it.parent == ours && it.line.starts_with("sleep 1000"))
+            .filter(|it| it.parent == ours && command_line(it.pid) == ["sleep", "1000"])
             .map(|it| it.pid)
             .collect::<Vec<_>>()
     };

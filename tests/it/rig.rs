@@ -1,14 +1,19 @@
 //! A practice site and a proxy in front of it, as each test wants them.
 
+// Two programs of tests include it, and each uses its part.
+#![allow(dead_code)]
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tabproxy::Server;
 use tabproxy::config::{self, Config};
-use tabproxy::practice::{Counters, Practice, PracticeArgs};
+use tabproxy::practice::{Counters, Practice, PracticeArgs, answer_text};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+use crate::shared::procfs;
 
 /// The longest that anything in a test may take, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -72,6 +77,24 @@ impl Rig {
     pub async fn ask(&self, id: &str, prompt: &str) -> reqwest::Response {
         let request = self.client.post(self.url("/backend-api/conversation"));
         request.header("accept", "text/event-stream").json(&turn(id, prompt)).send().await.unwrap()
+    }
+
+    /// Asks, and checks that the answer is whole.
+    pub async fn answers(&self, id: &str) {
+        let prompt = "hello again count=3";
+        let answer = self.ask(id, prompt).await.bytes().await.unwrap();
+        assert_eq!(last_text(&answer), answer_text(prompt), "{id}");
+    }
+
+    /// Checks that the site has seen each message at most once.
+    pub fn sent_once(&self) {
+        let seen = self.counters().posts_by_message_id;
+        assert!(seen.values().all(|it| *it == 1), "{seen:?}");
+    }
+
+    /// The browser's main process.
+    pub fn browser(&self) -> i32 {
+        self.server.browser().status().pid.unwrap()
     }
 
     /// Stops the proxy as SIGTERM does, and waits for its end.
@@ -241,12 +264,14 @@ impl Program {
 
     /// The main process of its browser, while there is one.
     pub fn browser(&self) -> Option<i32> {
-        processes().into_iter().find(|it| it.parent == self.pid() && it.group == it.pid).map(|it| it.pid)
+        procfs::processes()
+            .into_iter()
+            .find(|it| it.parent == self.pid() && it.group == it.pid)
+            .map(|it| it.pid)
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
+        procfs::signal(self.pid(), signal);
     }
 
     /// Waits for its end.
@@ -260,49 +285,4 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A living process, as `/proc` tells it.
-#[derive(Clone, Debug)]
-pub struct Process {
-    pub pid: i32,
-    pub parent: i32,
-    pub group: i32,
-    /// Its arguments, with spaces between them.
-    pub line: String,
-}
-
-/// All processes that have not ended.
-pub fn processes() -> Vec<Process> {
-    let read = |entry: std::fs::DirEntry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-        let mut fields = stat.rsplit(')').next()?.split_whitespace();
-        let is_over = matches!(fields.next()?, "Z" | "X");
-        let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
-        let line = std::fs::read_to_string(entry.path().join("cmdline")).ok()?.replace('\0', " ");
-        (!is_over).then_some(Process { pid, parent, group, line })
-    };
-    std::fs::read_dir("/proc").unwrap().flatten().filter_map(read).collect()
-}
-
-/// The processes of the group that `leader` leads.
-pub fn group(leader: i32) -> Vec<Process> {
-    processes().into_iter().filter(|it| it.group == leader).collect()
-}
-
-/// Resident memory of a process, in bytes; zero when it is gone.
-pub fn resident(pid: i32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"));
-    line.and_then(|it| it.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
-/// How long a process has computed so far.
-pub fn computed(pid: i32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // Linux tells user space a hundred ticks a second, whatever the kernel's own.
-    Duration::from_millis(ticks * 10)
 }

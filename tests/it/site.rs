@@ -1,12 +1,12 @@
 //! The page: the way past the check, the walls that want a person, and what the site sees of us.
 
-use std::time::Duration;
-
+use futures::StreamExt;
+use serde_json::Value;
 use tabproxy::browser::{Phase, Repair};
 use tabproxy::practice::{Check, PracticeArgs, answer_text};
 use tabproxy::site::challenge::Wall;
 
-use crate::rig::{Rig, code_of, eventually, last_text};
+use crate::rig::{PATIENCE, Rig, code_of, eventually, last_text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_check_is_passed_the_landing_origin_counts_and_the_site_finds_nothing_of_ours() {
@@ -103,17 +103,65 @@ async fn a_site_that_speaks_only_http_1() {
     assert_eq!(rig.counters().h2_connections, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_site_that_allows_few_streams_serves_them_in_turn() {
-    let rig = Rig::with(PracticeArgs { max_streams: 3, ..PracticeArgs::default() }, |_| {}).await;
-    let ids: Vec<_> = (0..9).map(|n| format!("m{n}")).collect();
+/// Asks `n` times at once; all answers are whole.
+async fn all_answered(rig: &Rig, name: &str, n: usize, prompt: &str) {
+    let ids: Vec<_> = (0..n).map(|n| format!("{name}{n}")).collect();
     let answers = ids.iter().map(|id| async {
-        let answer = rig.ask(id, "hello count=3 interval=20").await;
-        answer.bytes().await.unwrap().ends_with(b"data: [DONE]\n\n")
+        let chunks: Vec<_> = rig.ask(id, prompt).await.bytes_stream().collect().await;
+        let said: Vec<u8> = chunks.iter().flatten().flat_map(|it| it.to_vec()).collect();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        said.ends_with("data: [DONE]\n\n")
     });
-    let all =
-        tokio::time::timeout(Duration::from_secs(30), futures::future::join_all(answers)).await.unwrap();
-    assert_eq!(all, [true; 9]);
+    let whole = futures::future::join_all(answers).await;
+    let metrics = rig.get("/metrics").await.text().await.unwrap();
+    let ends: Vec<_> = metrics.lines().filter(|it| it.starts_with("tabproxy_exchanges_total")).collect();
+    assert!(!whole.contains(&false), "{ends:#?}");
+}
+
+/// Waits until `/readyz` says this of a field.
+async fn health(rig: &Rig, field: &str, expected: usize) -> Value {
+    let look = async {
+        loop {
+            let health: Value = rig.get("/readyz").await.json().await.unwrap();
+            if health[field] == expected {
+                return health;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("{field} is never {expected}"))
+}
+
+/// While more than `places` are asked for, as many run and the others wait where it can be seen.
+async fn waits_outside(rig: &Rig, places: usize) {
+    health(rig, "places", places).await;
+    let asked = all_answered(rig, "outside", 12, "hello count=20 interval=50");
+    let ((), health) = tokio::join!(asked, health(rig, "queued", 12 - places));
+    assert_eq!(health["running"], places);
+    rig.sent_once();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_site_of_http1_has_no_connections_for_waits_in_the_queue_and_its_page_is_not_in_want() {
+    let rig = Rig::with(PracticeArgs { http1_only: true, ..PracticeArgs::default() }, |_| {}).await;
+    waits_outside(&rig, 4).await;
+    assert!(rig.counters().max_active <= 4);
+    // With all four taken, the site's own page loads: a refusal has us look at it.
+    let mut taken = Vec::new();
+    for n in 0..3 {
+        taken.push(rig.ask(&format!("taken{n}"), "hello count=100000 interval=50").await);
+    }
+    let loads = rig.counters().home_loads;
+    assert_eq!(rig.ask("refused", "hello status=401").await.status(), 401);
+    taken.push(rig.ask("taken3", "hello count=100000 interval=50").await);
+    eventually(|| rig.counters(), |it| it.home_loads > loads && it.active == 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_site_that_allows_few_streams_serves_them_in_turn_and_soon_the_others_wait_in_the_queue() {
+    let rig = Rig::with(PracticeArgs { max_streams: 3, ..PracticeArgs::default() }, |_| {}).await;
+    // Once some have waited inside the browser, it is known.
+    all_answered(&rig, "inside", 9, "hello count=15 interval=100").await;
+    waits_outside(&rig, 3).await;
     assert!(rig.counters().max_active <= 3);
 }
 

@@ -1,9 +1,15 @@
-//! What the kernel says about processes: CPU time, memory, descriptors, and what they were started as.
+//! What the kernel says about processes: CPU time, memory, descriptors, and what they were started as; and
+//! signals, which harm them.
 
 use std::fs;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// The kernel counts CPU time for `/proc` in hundredths of a second, on every Linux.
 const TICKS: f64 = 100.0;
+
+/// Bytes in what is called a megabyte here.
+pub const MB: f64 = 1_048_576.0;
 
 /// A process, out of `/proc/PID/stat`.
 #[derive(Clone, Debug)]
@@ -44,10 +50,39 @@ impl Process {
     }
 }
 
-/// All processes that can be seen.
+/// All processes that can be seen, those too that have ended and are not waited for.
 pub fn processes() -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| Process::read(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+/// The living processes of a group.
+pub fn members(group: i32) -> Vec<Process> {
+    processes().into_iter().filter(|it| it.group == group && !matches!(it.state, 'Z' | 'X')).collect()
+}
+
+/// The living helpers of a browser of a kind such as `renderer`, `gpu-process`, `utility` or `zygote`.
+pub fn of_kind(browser: i32, kind: &str) -> Vec<i32> {
+    let mark = format!("--type={kind}");
+    let is_one = |it: &Process| command_line(it.pid).contains(&mark);
+    members(browser).into_iter().filter(is_one).map(|it| it.pid).collect()
+}
+
+/// Whether there is such a process, living or not.
+pub fn exists(pid: i32) -> bool {
+    Process::read(pid).is_some()
+}
+
+/// Sends a signal; a process that is gone already is fine.
+pub fn signal(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Kills it; a process that is gone already is fine.
+pub fn kill(pid: i32) {
+    signal(pid, Signal::KILL);
 }
 
 /// CPU seconds of one process.
@@ -61,9 +96,9 @@ pub fn cpu_of_group(group: i32) -> f64 {
     members.map(|process| process.own + process.children).sum::<u64>() as f64 / TICKS
 }
 
-/// Resident memory of one process, in MB (2^20 bytes).
-pub fn resident(pid: i32) -> f64 {
-    kilobytes(&format!("/proc/{pid}/status"), "VmRSS:").map_or(f64::NAN, |kb| kb / 1024.0)
+/// Resident memory of one process, in bytes; none when it is gone.
+pub fn resident(pid: i32) -> u64 {
+    kilobytes(&format!("/proc/{pid}/status"), "VmRSS:").map_or(0, |kb| kb as u64 * 1024)
 }
 
 /// Memory of a process group, in MB; what processes share counts once.

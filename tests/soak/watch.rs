@@ -69,7 +69,7 @@ fn look(proxy: i32, at: f64) -> Option<Sample> {
         |count: fn(i32) -> Option<usize>| browser.iter().filter_map(|pid| count(*pid)).sum::<usize>() as f64;
     Some(Sample {
         at,
-        proxy_memory: procfs::resident(proxy),
+        proxy_memory: procfs::resident(proxy) as f64 / procfs::MB,
         proxy_descriptors: procfs::descriptors(proxy)? as f64,
         proxy_mappings: procfs::mappings(proxy)? as f64,
         browser_memory: group.map_or(0.0, procfs::shared_memory_of_group),

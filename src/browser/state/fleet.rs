@@ -135,7 +135,7 @@ impl Fleet {
         true
     }
 
-    /// One is gone. `pause`: how long to leave it at the others if it could not even be opened.
+    /// One is gone. Where it could not even be opened and others serve, there is a pause before the next.
     pub fn lost(&mut self, generation: u64, now: Instant, timing: &Timing) -> Loss {
         let Some(at) = self.slots.iter().position(|it| it.generation == generation) else {
             return Loss::Nothing;

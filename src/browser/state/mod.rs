@@ -175,7 +175,7 @@ impl State {
             }
             Event::LinkLost(_) => {
                 if let Some(browser) = &mut self.browser {
-                    browser.relink(todo, now);
+                    browser.relink(todo);
                 }
             }
             Event::Relinked(done) => {

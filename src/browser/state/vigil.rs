@@ -27,8 +27,8 @@ pub(super) struct Vigil {
     delay: Duration,
     /// When it was last seen to work.
     worked: Instant,
-    /// Since when the link is being made anew.
-    relinking: Option<Instant>,
+    /// Whether the link is being made anew.
+    is_relinking: bool,
     /// When that may be tried again.
     relink_at: Instant,
 }
@@ -48,8 +48,8 @@ pub(super) enum Silence {
 
 impl Vigil {
     pub fn new(now: Instant) -> Vigil {
-        let (asked, delay, relinking) = (None, Duration::ZERO, None);
-        Vigil { seen: now, asked, delay, worked: now, relinking, relink_at: now }
+        let (asked, delay) = (None, Duration::ZERO);
+        Vigil { seen: now, asked, delay, worked: now, is_relinking: false, relink_at: now }
     }
 
     pub fn beat(&mut self, todo: &mut Vec<Action>, now: Instant) {
@@ -68,19 +68,18 @@ impl Vigil {
     }
 
     pub fn is_linked(&self) -> bool {
-        self.relinking.is_none()
+        !self.is_relinking
     }
 
     /// Orders another link, unless one is being made.
-    pub fn relink(&mut self, todo: &mut Vec<Action>, now: Instant) {
-        if self.relinking.is_none() {
-            self.relinking = Some(now);
+    pub fn relink(&mut self, todo: &mut Vec<Action>) {
+        if !std::mem::replace(&mut self.is_relinking, true) {
             todo.push(Action::Relink);
         }
     }
 
     pub fn relinked(&mut self, ok: bool, timing: &Timing, now: Instant) {
-        self.relinking = None;
+        self.is_relinking = false;
         self.relink_at = now + timing.beat;
         if ok {
             self.answered(Duration::ZERO, now);
@@ -100,7 +99,7 @@ impl Vigil {
         let dead = silence > timing.browser_silence && idle > timing.browser_silence / 2;
         if dead || silence > timing.browser_hang {
             Silence::Browser
-        } else if silence > timing.link_silence && self.relinking.is_none() && now >= self.relink_at {
+        } else if silence > timing.link_silence && !self.is_relinking && now >= self.relink_at {
             Silence::Link
         } else if silence > timing.link_silence {
             Silence::Odd

@@ -52,7 +52,7 @@ impl Default for Timing {
             beat: s(2),
             suspect: s(4),
             carrier_silence: s(8),
-            link_silence: s(4),
+            link_silence: s(3),
             browser_silence: s(12),
             browser_hang: s(60),
             site_silence: s(10),

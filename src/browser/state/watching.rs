@@ -47,7 +47,7 @@ impl State {
             Silence::Odd => todo.push(Action::FeelPulse),
             Silence::Link => {
                 todo.push(Action::FeelPulse);
-                browser.relink(todo, now);
+                browser.relink(todo);
             }
             Silence::Browser => {
                 self.lose_browser("the browser does not answer".into(), todo, now);

@@ -77,6 +77,7 @@ impl Bench {
             browser_starts: 0,
             pages: 0,
             inflight: 0,
+            places: 1,
             queued: 0,
             buffered: 0,
             browser: None,

@@ -286,7 +286,7 @@ impl Job {
 /// Which of the site's two sides serves this caller: the anonymous one has no conversations of anybody.
 fn base(app: &App, caller: &Caller, headers: &[(String, String)]) -> &'static str {
     let has_token = headers.iter().any(|(name, _)| name == "authorization");
-    let has_page = caller.opens_page && app.browser.watch().borrow().signed_in == Some(true);
+    let has_page = caller.uses_page && app.browser.watch().borrow().signed_in == Some(true);
     if has_token || has_page { "/backend-api" } else { "/backend-anon" }
 }
 

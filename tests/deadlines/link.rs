@@ -6,10 +6,13 @@ use std::time::Instant;
 use tabproxy::practice::{PracticeArgs, answer_text};
 
 use crate::rig::{Rig, last_text};
+use crate::shared::procfs::{kill, of_kind};
 use crate::shared::relay::Cut;
 use crate::shared::wires;
+use crate::{alone, within};
 
 async fn survives(cut: Cut) {
+    let _alone = alone().await;
     let dir = tempfile::tempdir().unwrap();
     let (relay, browser) = wires::to_the_browser(dir.path()).await.unwrap();
     let rig = Rig::with(PracticeArgs::default(), |config| config.chromium = Some(browser)).await;
@@ -21,22 +24,17 @@ async fn survives(cut: Cut) {
     let began = Instant::now();
     relay.cut(cut);
     status.wait_for(|it| it.links > before.links).await.unwrap();
-    let took = began.elapsed();
-    println!("{cut:?}: connected again after {:.2} s", took.as_secs_f64());
-    assert!(took.as_secs() < 5, "noticed and mended after {took:?}");
+    within(&format!("link {cut:?}: noticed, and connected again"), 5.0, began);
     // The new link does what the old one did: it opens pages.
     let answer = stream.bytes().await.unwrap();
     assert_eq!(last_text(&answer), answer_text(prompt), "the stream did not notice");
     let pages = rig.server.browser().status().pages;
-    crate::processes::of_kind(before.pid.unwrap(), "renderer").into_iter().for_each(crate::processes::kill);
+    of_kind(rig.browser(), "renderer").into_iter().for_each(kill);
     status.wait_for(|it| it.pages >= pages + 2 && it.carriers.len() == 2).await.unwrap();
-    let prompt = "hello again count=3";
-    let answer = rig.ask("after", prompt).await.bytes().await.unwrap();
-    assert_eq!(last_text(&answer), answer_text(prompt));
+    rig.answers("after").await;
     let now = rig.server.browser().status();
     assert_eq!((now.pid, now.browsers), (before.pid, 1), "the same browser");
-    let seen = rig.counters().posts_by_message_id;
-    assert!(seen.len() == 2 && seen.values().all(|it| *it == 1), "{seen:?}");
+    rig.sent_once();
 }
 
 #[tokio::test(flavor = "multi_thread")]
