@@ -17,6 +17,7 @@ mod layers;
 mod log;
 mod nginx;
 mod overload;
+mod plugin;
 mod program;
 mod refusals;
 mod relay;
