@@ -35,6 +35,13 @@
 //! dead page has provably not been sent, and may go to another. Frames of the answer are taken at once into a bounded [`pipe`], under the credit of [`flow`], so a
 //! client that reads slowly slows its own fetch and nobody else's.
 //!
+//! # Clients of other formats
+//!
+//! [`site`] reads the site's answers in both of its formats, and [`openai`] knows the official API's; neither
+//! knows the other. A [`translate::Translate`] stands between the exchange and the body: `site::classic` makes
+//! snapshots of deltas, and `http::chat` puts the two together for `/v1/*`. Turns of such clients go on in the
+//! site's own conversation where [`store`] knows it.
+//!
 //! # Layers
 //!
 //! Imports go downward only; `tests/it/layers.rs` holds this.
@@ -42,7 +49,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | L0 | [`error`], [`config`], [`exchange`], [`files`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
-//! | L1 | [`access`], [`accounts`], [`admission`], [`site`], [`turns`] |
+//! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`store`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
 //! | L4 | this file, [`cli`], [`demo`], [`health`] |
@@ -92,6 +99,7 @@ use config::{Config, Hosts, SandboxMode};
 use files::FileError;
 use http::Gate;
 use prometheus_client::registry::Registry;
+use store::Embedded;
 use telemetry::figures::{self, Refusals};
 use telemetry::metrics::Metrics;
 use turns::Turns;
@@ -132,6 +140,9 @@ pub enum StartError {
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
+
+/// So many conversations of the official API's clients are known again; the oldest are forgotten first.
+const CONVERSATIONS: u64 = 50_000;
 
 /// Has those wait at the door that the browser would have wait where nobody sees them.
 async fn keep_outside(browser: Browser, app: Arc<http::App>) {
@@ -189,6 +200,7 @@ impl Server {
         let keys = AccessKeys::open(config.keys_file.as_deref())?;
         let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
         let profile = ProfileLock::take(&config.profile)?;
+        let index = http::chat::Index::new(Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)));
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
         let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
@@ -251,6 +263,7 @@ impl Server {
             signed: http::SignedIn::default(),
             admin: http::Admin::new(config.admin_password),
             relay,
+            index: index.clone(),
         });
         tokio::spawn(keep_outside(browser.clone(), app.clone()));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
@@ -264,6 +277,7 @@ impl Server {
             };
             let (served, ()) = tokio::join!(serving, drain);
             draining.stop().await;
+            index.settle().await;
             served
         });
         Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profile: profile })

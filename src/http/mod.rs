@@ -5,6 +5,7 @@
 //!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health)
 //!                           ├──> /admin/*                          (admin)
 //!                           ├──> the official API                  (relay)
+//!                           ├──> /v1/* in the site's chat ──> queue ──> page ──> body   (chat)
 //!                           ├──> a turn: conversation, plugin ──┐
 //!                           ├──> the plugin's history: history ─┤
 //!                           └──> method, path, length ──────────┴──> queue ──> page ──> body
@@ -19,6 +20,7 @@ mod admin;
 mod body;
 mod boundary;
 mod caller;
+pub mod chat;
 mod compat;
 mod conversation;
 mod events;
@@ -123,6 +125,8 @@ pub struct App {
     pub admin: Admin,
     /// The way to the official API.
     pub relay: Relay,
+    /// The conversations that were answered in the official API's formats.
+    pub index: chat::Index,
 }
 
 /// All routes, behind the guard.
@@ -145,6 +149,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/puid", patch(admin::puid).fallback(admin::unknown))
         .route("/admin/openai", patch(admin::openai).fallback(admin::unknown))
         .route("/admin/{*rest}", any(admin::unknown))
+        .route("/v1/chat/completions", post(chat::completions).fallback(chat::wrong_method))
+        .route("/v1/responses", post(chat::responses).fallback(chat::wrong_method))
+        .route("/v1/models", get(chat::models).fallback(chat::wrong_method))
+        .route("/v1/models/{*name}", get(chat::model).fallback(chat::wrong_method))
+        .route("/v1/engines", get(chat::engines).fallback(chat::wrong_method))
         .route("/v1", any(relay::unserved))
         .route("/v1/{*rest}", any(relay::unserved))
         .fallback(page::handle)

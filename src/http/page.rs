@@ -31,7 +31,7 @@ use crate::translate::Translate;
 
 /// So much of a body is read before the wait for a permit. Only if that was all of it does the connection
 /// show that its client has left, and can there be pings; the rest waits outside, for the sake of memory.
-const READ_EARLY: usize = 64 * 1024;
+pub(super) const READ_EARLY: usize = 64 * 1024;
 
 /// Answers a request that goes through the page.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -213,7 +213,7 @@ fn begin_early(answer: BoxFuture<'static, Result<Answer, Fault>>, pulse: Pulse, 
 }
 
 /// Judges method and declared length.
-fn check(parts: &Parts, max_body: usize) -> Result<(), Fault> {
+pub(super) fn check(parts: &Parts, max_body: usize) -> Result<(), Fault> {
     // Case is ignored as `fetch` does it.
     if ["CONNECT", "TRACE", "TRACK"].iter().any(|it| parts.method.as_str().eq_ignore_ascii_case(it)) {
         return Err(Fault::new(FaultKind::MethodNotAllowed, "A browser cannot send this method."));

@@ -13,6 +13,7 @@ use http_body::Body as _;
 use serde_json::{Value, json};
 
 use crate::error::{Fault, FaultKind, Sent};
+use crate::openai::Invalid;
 use crate::telemetry::metrics::NOT_A_STREAM;
 
 /// The methods that a wrong one is answered with.
@@ -113,6 +114,18 @@ pub fn tell(fault: &Fault, asked: &Asked, headers: HeaderMap, stream: Vec<u8>) -
     let mut response = (headers, stream).into_response();
     response.extensions_mut().insert(fault.clone());
     asked.close_if_unread(&mut response);
+    response
+}
+
+/// Answers a request of the official API that is not as it should be. Its words may repeat what was sent, which
+/// is nothing for the log.
+pub fn refuse_invalid(invalid: &Invalid, asked: &Asked) -> Response {
+    let (code, param) = (invalid.code(), invalid.param().unwrap_or("the body"));
+    let fault = Fault::new(FaultKind::BadRequest, format!("The request was refused: {code}, {param}."));
+    let mut response = refuse(&fault, asked);
+    if code == "model_not_found" {
+        *response.status_mut() = StatusCode::NOT_FOUND;
+    }
     response
 }
 

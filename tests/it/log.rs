@@ -261,6 +261,21 @@ async fn no_secret_is_in_any_line_figure_or_error() {
         };
         let answer = ask("canary-message", "echo=1").send().await.unwrap();
         assert!(answer.text().await.unwrap().contains("canary-prompt"));
+        // The same in the official API's form, good and bad. Its refusals may say back what was sent, to whom sent it.
+        for body in [
+            r#"{"model":"canary-model","messages":[{"role":"user","content":"canary-prompt status=500"}]}"#,
+            r#"{"messages":[{"role":"user","content":"canary-prompt echo=1"}]}"#,
+            r#"{"messages":"canary-prompt"}"#,
+            r#"{"messages":[{"role":"canary-role","content":"canary-prompt"}],"canary-member":1}"#,
+            r#"{"input":"canary-prompt","previous_response_id":"canary-id"}"#,
+            "canary-prompt",
+        ] {
+            let path = if body.contains("input") { "/v1/responses" } else { "/v1/chat/completions" };
+            let request =
+                program.client.post(program.url(path)).header("authorization", "Bearer canary-bearer");
+            let answer = request.body(body).send().await.unwrap();
+            assert_eq!(answer.status().is_success(), body.contains("echo"), "{body}");
+        }
         for path in [
             "/backend-api/models?token=canary-query",
             "/elsewhere?token=canary-query",
