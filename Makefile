@@ -32,7 +32,8 @@ deps:
 	@scripts/deps.sh
 
 deps-test:
-	@scripts/deps.sh nginx
+	@scripts/deps.sh nginx node python
+
 # The parsers of foreign bytes against libFuzzer, each for SECONDS; needs `rustup toolchain install nightly`
 # and `cargo install cargo-fuzz`.
 SECONDS ?= 60
