@@ -20,6 +20,20 @@ pub enum FaultKind {
     PathNotAllowed,
     /// A method that a browser's `fetch` cannot send.
     MethodNotAllowed,
+    /// The caller needs an access key and has shown none that is known.
+    KeyRequired,
+    /// Too many wrong keys or passwords came from there.
+    TooManyAttempts,
+    /// Every stored account that would serve the caller rests.
+    AccountsResting,
+    /// No stored account can serve the caller until the operator does something.
+    NoAccount,
+    /// There is no admin password, so nobody may administer.
+    AdminClosed,
+    /// The admin password is wrong.
+    AdminRefused,
+    /// Only the official API has this route, and the caller has shown no key of it.
+    OfficialKeyRequired,
     /// The request body is over the limit.
     TooLarge,
     /// The caller stopped sending its body.
@@ -44,20 +58,35 @@ pub enum FaultKind {
     FetchFailed,
     /// The site redirected to another origin, where requests never go.
     RedirectedAway,
+    /// The site answered with an error of its own, in place of a stream (see [`Fault::site`]) or in it.
+    SiteError,
+    /// The site ended an answer before it was finished.
+    AnswerIncomplete,
     /// The client took nothing while its buffer was full.
     SlowReader,
+    /// The official API could not be reached, or broke off.
+    ApiUnreachable,
+    /// The official API was silent for too long.
+    ApiTimeout,
     /// Something that must not happen; the cause is in the log.
     Internal,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 30] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
         FaultKind::PathNotAllowed,
         FaultKind::MethodNotAllowed,
+        FaultKind::KeyRequired,
+        FaultKind::TooManyAttempts,
+        FaultKind::AccountsResting,
+        FaultKind::NoAccount,
+        FaultKind::AdminClosed,
+        FaultKind::AdminRefused,
+        FaultKind::OfficialKeyRequired,
         FaultKind::TooLarge,
         FaultKind::BodyTimeout,
         FaultKind::QueueFull,
@@ -70,7 +99,11 @@ impl FaultKind {
         FaultKind::PageLost,
         FaultKind::FetchFailed,
         FaultKind::RedirectedAway,
+        FaultKind::SiteError,
+        FaultKind::AnswerIncomplete,
         FaultKind::SlowReader,
+        FaultKind::ApiUnreachable,
+        FaultKind::ApiTimeout,
         FaultKind::Internal,
     ];
 
@@ -82,6 +115,13 @@ impl FaultKind {
             FaultKind::ForeignOrigin => "foreign_origin",
             FaultKind::PathNotAllowed => "path_not_allowed",
             FaultKind::MethodNotAllowed => "method_not_allowed",
+            FaultKind::KeyRequired => "key_required",
+            FaultKind::TooManyAttempts => "too_many_attempts",
+            FaultKind::AccountsResting => "accounts_resting",
+            FaultKind::NoAccount => "no_account",
+            FaultKind::AdminClosed => "admin_closed",
+            FaultKind::AdminRefused => "admin_refused",
+            FaultKind::OfficialKeyRequired => "official_key_required",
             FaultKind::TooLarge => "body_too_large",
             FaultKind::BodyTimeout => "body_timeout",
             FaultKind::QueueFull => "queue_full",
@@ -94,7 +134,11 @@ impl FaultKind {
             FaultKind::PageLost => "page_lost",
             FaultKind::FetchFailed => "fetch_failed",
             FaultKind::RedirectedAway => "redirected_away",
+            FaultKind::SiteError => "site_error",
+            FaultKind::AnswerIncomplete => "answer_incomplete",
             FaultKind::SlowReader => "slow_reader",
+            FaultKind::ApiUnreachable => "api_unreachable",
+            FaultKind::ApiTimeout => "api_timeout",
             FaultKind::Internal => "internal",
         }
     }
@@ -111,6 +155,15 @@ pub enum Sent {
     Maybe,
 }
 
+/// An answer of the site's own that is not what was asked for, in its own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteError {
+    /// Its HTTP status; a success is one of the wrong kind.
+    pub status: u16,
+    /// What the site says in it, where it says something to a person: short, and never a page.
+    pub sentence: Option<String>,
+}
+
 /// An error with a kind, a public text and a private cause.
 #[derive(Clone, Debug)]
 pub struct Fault {
@@ -119,12 +172,36 @@ pub struct Fault {
     public: Cow<'static, str>,
     cause: Option<String>,
     retry_after: Option<Duration>,
+    /// In a box: faults are returned everywhere, and hardly any is the site's.
+    site: Option<Box<SiteError>>,
 }
 
 impl Fault {
     /// A fault of a request that never left for the site. `public` is one sentence for the caller.
     pub fn new(kind: FaultKind, public: impl Into<Cow<'static, str>>) -> Self {
-        Fault { kind, sent: Sent::No, public: public.into(), cause: None, retry_after: None }
+        Fault { kind, sent: Sent::No, public: public.into(), cause: None, retry_after: None, site: None }
+    }
+
+    /// The fault that an error of the site's own makes for a client that cannot read that. It was sent.
+    pub fn of_site(error: SiteError) -> Self {
+        let status = error.status;
+        let public = match &error.sentence {
+            Some(sentence) => format!("The site answered with status {status}: {sentence}"),
+            None => format!("The site answered with status {status} and no stream."),
+        };
+        let mut fault = Fault::new(FaultKind::SiteError, public).maybe_sent();
+        fault.site = Some(Box::new(error));
+        fault
+    }
+
+    /// The one answer to every caller that needs an access key and has shown none, a wrong one, or a
+    /// revoked one: it tells nobody which.
+    pub fn key_required() -> Self {
+        Fault::new(
+            FaultKind::KeyRequired,
+            "This proxy wants an access key: its operator makes one with `tabproxy key new`; send it as \
+             `Authorization: Bearer KEY`, as `X-Api-Key: KEY`, or in the address as /k/KEY/….",
+        )
     }
 
     /// Marks the request as one that the site may have seen.
@@ -163,6 +240,11 @@ impl Fault {
     /// The private cause, for the log.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// The site's own error behind it, if it is one.
+    pub fn site(&self) -> Option<&SiteError> {
+        self.site.as_deref()
     }
 
     /// How long the caller should wait before it tries again, where waiting helps.

@@ -16,7 +16,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::body::Cut;
+use super::body::{Cut, Note};
 use super::events::Events;
 use super::headers;
 use super::pulse::PING;
@@ -42,6 +42,7 @@ pub(super) async fn layer(request: Request, next: Next) -> Response {
     if let Some(fault) = response.extensions_mut().remove::<Fault>() {
         line.fail(fault.kind().code(), fault);
     }
+    line.note = response.extensions_mut().remove::<Note>();
     let headers = response.headers_mut();
     if let Some(id) = headers.remove(REQUEST_ID) {
         headers.insert(SITE_REQUEST_ID, id);
@@ -70,6 +71,8 @@ struct Line {
     bytes: u64,
     is_whole: bool,
     fault: Option<(&'static str, Fault)>,
+    /// Where a translated answer says how it failed.
+    note: Option<Note>,
 }
 
 impl Line {
@@ -87,6 +90,7 @@ impl Line {
             bytes: 0,
             is_whole: false,
             fault: None,
+            note: None,
         }
     }
 
@@ -132,6 +136,9 @@ macro_rules! write_line {
 
 impl Drop for Line {
     fn drop(&mut self) {
+        if let Some(Cut { code, fault }) = self.note.as_ref().and_then(Note::read).cloned() {
+            self.fail(code, fault);
+        }
         let line = &*self;
         let none = None::<&str>;
         let Some((code, fault)) = &line.fault else {
@@ -151,6 +158,11 @@ impl Drop for Line {
             | FaultKind::PageLost
             | FaultKind::FetchFailed
             | FaultKind::RedirectedAway
+            | FaultKind::SiteError
+            | FaultKind::AnswerIncomplete
+            | FaultKind::NoAccount
+            | FaultKind::ApiUnreachable
+            | FaultKind::ApiTimeout
             | FaultKind::SlowReader => write_line!(warn, line, code, fault.cause(), fault),
             _ => write_line!(info, line, code, fault.cause(), fault),
         }
@@ -210,7 +222,7 @@ fn new_id() -> String {
 }
 
 /// Who asks. A proxy on this machine says who asked it, in the last entry of its list.
-fn caller(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+pub(super) fn caller(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
     let peer = peer?;
     let list = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| peer.is_loopback());
     let last = list.and_then(|list| list.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
@@ -225,6 +237,7 @@ fn shown(path: &str) -> String {
         let hide = std::mem::replace(&mut is_key, segment == "k")
             || segment.len() > SEGMENT
             || segment.starts_with("sk-")
+            || segment.starts_with("tp-")
             || segment.starts_with("eyJ");
         if hide && !segment.is_empty() { "…" } else { segment }
     });

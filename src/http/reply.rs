@@ -41,24 +41,43 @@ fn status(kind: FaultKind) -> StatusCode {
             StatusCode::FORBIDDEN
         }
         FaultKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        FaultKind::KeyRequired | FaultKind::AdminRefused | FaultKind::OfficialKeyRequired => {
+            StatusCode::UNAUTHORIZED
+        }
+        FaultKind::AdminClosed => StatusCode::FORBIDDEN,
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FaultKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        FaultKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-        FaultKind::QueueTimeout
+        FaultKind::QueueFull | FaultKind::TooManyAttempts | FaultKind::AccountsResting => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        FaultKind::NoAccount
+        | FaultKind::QueueTimeout
         | FaultKind::NotReady
         | FaultKind::NeedsOperator
         | FaultKind::Challenged
         | FaultKind::SignInRequired
         | FaultKind::Draining
         | FaultKind::SlowReader => StatusCode::SERVICE_UNAVAILABLE,
-        FaultKind::PageLost | FaultKind::FetchFailed | FaultKind::RedirectedAway => StatusCode::BAD_GATEWAY,
+        FaultKind::PageLost
+        | FaultKind::FetchFailed
+        | FaultKind::RedirectedAway
+        | FaultKind::SiteError
+        | FaultKind::AnswerIncomplete
+        | FaultKind::ApiUnreachable => StatusCode::BAD_GATEWAY,
+        FaultKind::ApiTimeout => StatusCode::GATEWAY_TIMEOUT,
         FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
+/// The status that stands for `fault`: of an error of the site's own, that error's.
+pub fn status_of(fault: &Fault) -> StatusCode {
+    let own = fault.site().and_then(|it| StatusCode::from_u16(it.status).ok());
+    own.filter(|it| !it.is_success()).unwrap_or(status(fault.kind()))
+}
+
 /// Answers `asked` with `fault`, which goes along as an extension.
 pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
-    let status = status(fault.kind());
+    let status = status_of(fault);
     let mut response = (status, Json(json!({ "error": describe(fault) }))).into_response();
     response.extensions_mut().insert(fault.clone());
     let headers = response.headers_mut();
@@ -72,6 +91,9 @@ pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
     }
     if fault.kind() == FaultKind::MethodNotAllowed {
         headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if asked.unread && asked.version < Version::HTTP_2 {
         // The rest of the body is not worth reading, and the next request would come after it.
@@ -91,7 +113,7 @@ fn describe(fault: &Fault) -> Value {
 /// The event for a client that has a head already, with the status that it would have got.
 pub fn fault_event(fault: &Fault) -> Bytes {
     let mut error = describe(fault);
-    error["status"] = status(fault.kind()).as_u16().into();
+    error["status"] = status_of(fault).as_u16().into();
     event(error)
 }
 

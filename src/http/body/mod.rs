@@ -1,0 +1,291 @@
+//! An answer's body: an exchange on its way out, with the permit that it runs under.
+//!
+//! ```text
+//!  begun early: Awaited ──> Running ──> Ended       a clean end
+//! with a head:              Running
+//!                  │          │
+//!                  └─> Cut <──┘                     an error event where the head is ours, then the cut
+//! ```
+//!
+//! A fault makes the body fail, so that the connection or the HTTP/2 stream is cut: the client must never
+//! take a part for the whole. When the client leaves, the body is dropped, and with it the exchange (which
+//! aborts the fetch in the page) and the permit. Between two events of a silent stream it puts a ping; the
+//! server asks for one only when the client has taken what came before.
+
+mod note;
+#[cfg(test)]
+mod tests;
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::{HeaderMap, StatusCode};
+use bytes::BytesMut;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http_body::{Body, Frame};
+use tokio::time::Sleep;
+
+use super::headers;
+use super::pulse::{PING, Pulse};
+use super::{refused, reply};
+use crate::admission::Permit;
+use crate::error::{Fault, FaultKind};
+use crate::exchange::Exchange;
+use crate::telemetry::metrics::{self, Metrics, NOT_A_STREAM, Outcome};
+use crate::translate::{Ending, Flow, Translate};
+pub use note::Note;
+
+/// A cut drops what is still queued; an error event gets so long to leave.
+const BEFORE_CUT: Duration = Duration::from_millis(50);
+
+/// What the page answered: the head as the client may see it, and the rest that is still to come.
+pub struct Answer {
+    /// The site's status.
+    pub status: StatusCode,
+    /// The headers that pass.
+    pub headers: HeaderMap,
+    /// The body.
+    pub exchange: Exchange,
+    /// Its place; free when this is dropped.
+    pub permit: Permit,
+}
+
+/// What is counted, and where.
+pub struct Account {
+    /// How the exchange ends.
+    pub ending: metrics::Ending,
+    /// Where bytes are counted.
+    pub metrics: Metrics,
+}
+
+/// Why a body was cut.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{fault}")]
+pub struct Cut {
+    /// The code of its outcome.
+    pub code: &'static str,
+    /// The fault behind it.
+    pub fault: Fault,
+}
+
+/// The rest of an answer, as an HTTP body of unknown length.
+pub struct AnswerBody {
+    stage: Stage,
+    pulse: Option<Pulse>,
+    account: Option<Account>,
+    /// Whether the client's head is ours.
+    is_begun_early: bool,
+    translation: Option<Translation>,
+}
+
+enum Stage {
+    /// The client has its head already, the site has not answered yet.
+    Awaited(BoxFuture<'static, Result<Answer, Fault>>),
+    /// The site answered with what is no stream, and is being read.
+    Refused(BoxFuture<'static, Fault>),
+    Running {
+        exchange: Exchange,
+    },
+    /// The client has been told, and the cut comes after this moment.
+    Cut(Cut, Pin<Box<Sleep>>),
+    Ended,
+}
+
+/// What stands between the site's stream and a client that reads another format.
+struct Translation {
+    translator: Box<dyn Translate>,
+    out: BytesMut,
+    note: Note,
+}
+
+impl AnswerBody {
+    /// The body of an answer with a head of the site's, which goes out now. `pulse` keeps it alive.
+    pub fn new(exchange: Exchange, permit: Permit, mut pulse: Option<Pulse>, account: Account) -> AnswerBody {
+        if let Some(pulse) = &mut pulse {
+            pulse.beat();
+        }
+        exchange.hold(permit);
+        AnswerBody::at(Stage::Running { exchange }, pulse, account)
+    }
+
+    /// The body of an answer that began as an event stream before the site answered.
+    pub fn early(
+        answer: BoxFuture<'static, Result<Answer, Fault>>,
+        pulse: Pulse,
+        account: Account,
+    ) -> AnswerBody {
+        AnswerBody { is_begun_early: true, ..AnswerBody::at(Stage::Awaited(answer), Some(pulse), account) }
+    }
+
+    fn at(stage: Stage, pulse: Option<Pulse>, account: Account) -> AnswerBody {
+        AnswerBody { stage, pulse, account: Some(account), is_begun_early: false, translation: None }
+    }
+
+    /// The same through `translator`: the client gets nothing but what that writes, and pings. Put the note
+    /// into the response's extensions, for the journal.
+    pub fn translated(mut self, translator: Box<dyn Translate>) -> (AnswerBody, Note) {
+        let note = Note::default();
+        self.translation = Some(Translation { translator, out: BytesMut::new(), note: note.clone() });
+        (self, note)
+    }
+
+    /// The next chunk for the client.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        loop {
+            let next = match &mut self.stage {
+                Stage::Awaited(answer) => match ready!(answer.as_mut().poll(cx)) {
+                    Ok(answer) => match self.start(answer) {
+                        Some(misfit) => misfit,
+                        None => continue,
+                    },
+                    Err(fault) => self.fail(fault),
+                },
+                Stage::Refused(fault) => {
+                    let fault = ready!(fault.as_mut().poll(cx));
+                    self.fail(fault)
+                }
+                Stage::Running { exchange } => match ready!(exchange.poll_chunk(cx)) {
+                    Some(Ok(taken)) => {
+                        let passed = match &mut self.translation {
+                            None => Ok((Flow::On, taken.bytes)),
+                            Some(translation) => translation.pass(&taken.bytes),
+                        };
+                        if let (Ok((_, bytes)), Some(account)) = (&passed, &self.account) {
+                            account.metrics.sent(bytes.len(), taken.delay);
+                        }
+                        match passed {
+                            Ok((Flow::On, bytes)) if bytes.is_empty() => continue,
+                            Ok((Flow::On, bytes)) => Some(Ok(bytes)),
+                            Ok((Flow::Done, bytes)) => self.finish(bytes),
+                            Err(fault) => self.fail(fault),
+                        }
+                    }
+                    Some(Err(fault)) => self.fail(fault),
+                    None => match self.translation.as_mut().map_or(Ok(Bytes::new()), Translation::end) {
+                        Ok(bytes) => self.finish(bytes),
+                        Err(fault) => self.fail(fault),
+                    },
+                },
+                Stage::Cut(cut, moment) => {
+                    ready!(moment.as_mut().poll(cx));
+                    let cut = cut.clone();
+                    self.stage = Stage::Ended;
+                    Some(Err(cut))
+                }
+                Stage::Ended => None,
+            };
+            return Poll::Ready(next);
+        }
+    }
+
+    /// The site has answered after the client's head. Returns what to say if that is not what can follow it.
+    fn start(&mut self, answer: Answer) -> Option<Option<Result<Bytes, Cut>>> {
+        if answer.status.is_success() && headers::is_event_stream(&answer.headers) {
+            let Answer { exchange, permit, .. } = answer;
+            exchange.hold(permit);
+            self.stage = Stage::Running { exchange };
+            None
+        } else if self.translation.is_some() {
+            self.stage = Stage::Refused(refused::read(answer).boxed());
+            None
+        } else {
+            Some(self.misfit(answer.status))
+        }
+    }
+
+    /// The clean end, after `bytes`.
+    fn finish(&mut self, bytes: Bytes) -> Option<Result<Bytes, Cut>> {
+        self.end(Outcome::Complete);
+        (!bytes.is_empty()).then_some(Ok(bytes))
+    }
+
+    /// Ends with `fault`: what says so, if the client can be told, and then the cut.
+    fn fail(&mut self, fault: Fault) -> Option<Result<Bytes, Cut>> {
+        self.end(Outcome::Fault(fault.kind()));
+        let cut = Cut { code: fault.kind().code(), fault };
+        let Some(translation) = &mut self.translation else {
+            return Some(self.tell(reply::fault_event(&cut.fault), cut));
+        };
+        let (ending, bytes) = translation.fail(&cut.fault);
+        translation.note.write(cut.clone());
+        match ending {
+            Ending::Clean => (!bytes.is_empty()).then_some(Ok(bytes)),
+            Ending::Cut if bytes.is_empty() => Some(Err(cut)),
+            Ending::Cut => Some(Ok(self.cut_after(bytes, cut))),
+        }
+    }
+
+    /// The site answered, but with what cannot follow the head that the client has.
+    fn misfit(&mut self, status: StatusCode) -> Option<Result<Bytes, Cut>> {
+        self.end(Outcome::NotAStream);
+        let text = "The site answered with no stream, after this one had begun.";
+        let fault = Fault::new(FaultKind::FetchFailed, text).because(format_args!("its status is {status}"));
+        Some(self.tell(reply::misfit_event(status), Cut { code: NOT_A_STREAM, fault }))
+    }
+
+    fn tell(&mut self, event: Bytes, cut: Cut) -> Result<Bytes, Cut> {
+        let is_told = self.is_begun_early && self.pulse.as_ref().is_some_and(Pulse::is_between_events);
+        if is_told { Ok(self.cut_after(event, cut)) } else { Err(cut) }
+    }
+
+    fn cut_after(&mut self, bytes: Bytes, cut: Cut) -> Bytes {
+        self.stage = Stage::Cut(cut, Box::pin(tokio::time::sleep(BEFORE_CUT)));
+        bytes
+    }
+
+    /// Lets go of the exchange and its place.
+    fn end(&mut self, outcome: Outcome) {
+        self.stage = Stage::Ended;
+        if let Some(account) = self.account.take() {
+            account.ending.end(outcome);
+        }
+    }
+}
+
+impl Translation {
+    fn pass(&mut self, piece: &Bytes) -> Result<(Flow, Bytes), Fault> {
+        let flow = self.translator.pass(piece, &mut self.out)?;
+        Ok((flow, self.out.split().freeze()))
+    }
+
+    fn end(&mut self) -> Result<Bytes, Fault> {
+        self.translator.end(&mut self.out)?;
+        Ok(self.out.split().freeze())
+    }
+
+    /// What was written before the fault goes out with what says it.
+    fn fail(&mut self, fault: &Fault) -> (Ending, Bytes) {
+        let ending = self.translator.fail(fault, &mut self.out);
+        (ending, self.out.split().freeze())
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let this = &mut *self;
+        let next = this.poll_chunk(cx);
+        let Some(pulse) = &mut this.pulse else { return next.map_ok(Frame::data) };
+        match next {
+            Poll::Ready(Some(Ok(bytes))) => {
+                pulse.pass(&bytes);
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Poll::Pending => {
+                ready!(pulse.poll_due(cx));
+                pulse.beat();
+                Poll::Ready(Some(Ok(Frame::data(PING))))
+            }
+            end => end.map_ok(Frame::data),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.stage, Stage::Ended)
+    }
+}
