@@ -89,6 +89,7 @@ use config::{Config, Hosts, SandboxMode};
 use files::FileError;
 use http::Gate;
 use prometheus_client::registry::Registry;
+use store::Embedded;
 use telemetry::figures::{self, Refusals};
 use telemetry::metrics::Metrics;
 
@@ -127,6 +128,9 @@ pub enum StartError {
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
+
+/// So many conversations of the official API's clients are known again; the oldest are forgotten first.
+const CONVERSATIONS: u64 = 50_000;
 
 /// Has those wait at the door that the browser would have wait where nobody sees them.
 async fn keep_outside(browser: Browser, app: Arc<http::App>) {
@@ -184,6 +188,7 @@ impl Server {
         let keys = AccessKeys::open(config.keys_file.as_deref())?;
         let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
         let profile = ProfileLock::take(&config.profile)?;
+        let index = http::chat::Index::new(Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)));
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
         let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
@@ -239,6 +244,7 @@ impl Server {
             gate: Gate::new(keys, accounts, config.require_key, refusals),
             admin: http::Admin::new(config.admin_password),
             relay,
+            index: index.clone(),
         });
         tokio::spawn(keep_outside(browser.clone(), app.clone()));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
@@ -252,6 +258,7 @@ impl Server {
             };
             let (served, ()) = tokio::join!(serving, drain);
             draining.stop().await;
+            index.settle().await;
             served
         });
         Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profile: profile })

@@ -5,6 +5,7 @@
 //!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health)
 //!                           ├──> /admin/*                          (admin)
 //!                           ├──> the official API                  (relay)
+//!                           ├──> /v1/* in the site's chat ──> queue ──> page ──> body   (chat)
 //!                           └──> method, path, length ──> queue ──> page ──> body
 //! ```
 //!
@@ -16,6 +17,7 @@ pub mod access;
 mod admin;
 mod body;
 mod boundary;
+pub mod chat;
 mod compat;
 mod events;
 pub mod guard;
@@ -37,7 +39,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware;
-use axum::routing::{any, get, patch};
+use axum::routing::{any, get, patch, post};
 use tower::util::option_layer;
 use tower_http::cors::{
     AllowHeaders, AllowMethods, AllowOrigin, AllowPrivateNetwork, CorsLayer, ExposeHeaders,
@@ -97,6 +99,8 @@ pub struct App {
     pub admin: Admin,
     /// The way to the official API.
     pub relay: Relay,
+    /// The conversations that were answered in the official API's formats.
+    pub index: chat::Index,
 }
 
 /// All routes, behind the guard.
@@ -111,6 +115,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/puid", patch(admin::puid).fallback(admin::unknown))
         .route("/admin/openai", patch(admin::openai).fallback(admin::unknown))
         .route("/admin/{*rest}", any(admin::unknown))
+        .route("/v1/chat/completions", post(chat::completions).fallback(chat::wrong_method))
+        .route("/v1/responses", post(chat::responses).fallback(chat::wrong_method))
+        .route("/v1/models", get(chat::models).fallback(chat::wrong_method))
+        .route("/v1/models/{*name}", get(chat::model).fallback(chat::wrong_method))
+        .route("/v1/engines", get(chat::engines).fallback(chat::wrong_method))
         .route("/v1", any(relay::unserved))
         .route("/v1/{*rest}", any(relay::unserved))
         .fallback(page::handle)

@@ -31,7 +31,7 @@ use crate::telemetry::metrics::Outcome;
 
 /// So much of a body is read before the wait for a permit. Only if that was all of it does the connection
 /// show that its client has left, and can there be pings; the rest waits outside, for the sake of memory.
-const READ_EARLY: usize = 64 * 1024;
+pub(super) const READ_EARLY: usize = 64 * 1024;
 
 /// Answers a request that goes through the page.
 pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Response {

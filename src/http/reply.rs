@@ -13,6 +13,7 @@ use http_body::Body as _;
 use serde_json::{Value, json};
 
 use crate::error::{Fault, FaultKind, Sent};
+use crate::openai::Invalid;
 use crate::telemetry::metrics::NOT_A_STREAM;
 
 /// The methods that a wrong one is answered with.
@@ -98,6 +99,18 @@ pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
     if asked.unread && asked.version < Version::HTTP_2 {
         // The rest of the body is not worth reading, and the next request would come after it.
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Answers a request of the official API that is not as it should be. Its words may repeat what was sent, which
+/// is nothing for the log.
+pub fn refuse_invalid(invalid: &Invalid, asked: &Asked) -> Response {
+    let (code, param) = (invalid.code(), invalid.param().unwrap_or("the body"));
+    let fault = Fault::new(FaultKind::BadRequest, format!("The request was refused: {code}, {param}."));
+    let mut response = refuse(&fault, asked);
+    if code == "model_not_found" {
+        *response.status_mut() = StatusCode::NOT_FOUND;
     }
     response
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::reply::{self, Asked};
 use crate::error::Fault;
+use crate::openai::{ErrorBody, Invalid};
 
 /// Whether clients of the official API use this path.
 pub(super) fn is_official(path: &str) -> bool {
@@ -24,15 +25,25 @@ pub(super) fn refuse(fault: &Fault, asked: &Asked, path: &str) -> Response {
     if !is_official(path) {
         return response;
     }
-    let kind = match response.status() {
+    with_json(response, &json!({ "error": error(fault) }))
+}
+
+/// What says `fault` to clients of the official API.
+pub(super) fn error(fault: &Fault) -> ErrorBody {
+    let kind = match reply::status_of(fault) {
         StatusCode::UNAUTHORIZED => "authentication_error",
         StatusCode::FORBIDDEN => "permission_error",
         StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
         status if status.is_server_error() => "server_error",
         _ => "invalid_request_error",
     };
-    let error = json!({"message": fault.public(), "type": kind, "param": null, "code": fault.kind().code()});
-    with_json(response, &json!({ "error": error }))
+    let code = Some(fault.kind().code().to_owned());
+    ErrorBody { message: fault.public().to_owned(), kind, param: None, code }
+}
+
+/// Answers what was asked with what is wrong with it.
+pub(super) fn refuse_invalid(invalid: &Invalid, asked: &Asked) -> Response {
+    with_json(reply::refuse_invalid(invalid, asked), &json!({ "error": invalid.body() }))
 }
 
 /// The same answer with another body.

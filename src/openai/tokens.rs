@@ -1,7 +1,7 @@
 //! Counting tokens with the vocabulary of the present models (`o200k_base`).
 //!
 //! The vocabulary is loaded once, at the first count, which takes a moment: count where nobody waits. The
-//! count is exact for that vocabulary and takes time in proportion to the text, whatever the text; which
+//! count is exact for that vocabulary, and no text takes much longer than another of its length; which
 //! vocabulary the site's model has is not ours to know.
 
 use super::{Role, Turn};
@@ -12,7 +12,12 @@ const PER_REPLY: usize = 3;
 
 /// How many tokens `text` has.
 pub fn count(text: &str) -> usize {
-    bpe_openai::o200k_base().count(text)
+    // It is compiled in, and so always there.
+    vocabulary().map_or(0, |it| it.count(text))
+}
+
+fn vocabulary() -> Option<&'static tiktoken::CoreBpe> {
+    tiktoken::get_encoding("o200k_base")
 }
 
 /// How many tokens a conversation has as input.
@@ -27,9 +32,11 @@ pub fn count_turns(turns: &[Turn]) -> usize {
 
 /// How many bytes of `text` its first `most` tokens are, in whole characters.
 pub fn length_of(text: &str, most: usize) -> usize {
-    let tokenizer = bpe_openai::o200k_base();
-    let tokens = tokenizer.encode(text);
-    let length: usize = tokens.iter().take(most).map(|it| tokenizer.bpe.token_len(*it)).sum();
+    let length = vocabulary().map_or(0, |it| {
+        let mut tokens = it.encode(text);
+        tokens.truncate(most);
+        it.decode(&tokens).len()
+    });
     text.floor_char_boundary(length)
 }
 

@@ -6,5 +6,5 @@ pub mod conversation;
 pub mod delta;
 pub mod refusal;
 pub mod request;
-pub mod sse;
 pub mod signin;
+pub mod sse;
