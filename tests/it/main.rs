@@ -19,6 +19,7 @@ mod refusals;
 mod repairs;
 mod resources;
 mod rig;
+mod sdks;
 mod session;
 #[path = "../shared/mod.rs"]
 mod shared;
