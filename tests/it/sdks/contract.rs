@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use super::{file, python, rig};
+use super::{python, rig};
 use crate::rig::{PATIENCE, Rig, code_of};
 
 async fn document(rig: &Rig) -> Value {
@@ -71,7 +71,6 @@ async fn bad_input_of_any_kind_never_gives_a_server_error() {
         "Authorization: password",
     ]);
     command.args(["--request-timeout", "30", "--continue-on-failure", "--suppress-health-check", "all"]);
-    command.env("PYTHONPATH", file("tests/clients"));
     let mut child = command.spawn().unwrap();
     let mut said = String::new();
     let read = async {
