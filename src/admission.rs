@@ -55,9 +55,9 @@ impl Permit {
         Permit { _place: place, beside: None }
     }
 
-    /// Keeps `it` as long as the permit is kept.
+    /// Keeps `it` as long as the permit is kept, beside what it keeps already.
     pub fn carry(&mut self, it: impl Any + Send) {
-        self.beside = Some(Box::new(it));
+        self.beside = Some(Box::new((it, self.beside.take())));
     }
 }
 

@@ -60,6 +60,10 @@ pub enum FaultKind {
     RedirectedAway,
     /// The site answered with an error of its own, in place of a stream (see [`Fault::site`]) or in it.
     SiteError,
+    /// The conversation is being answered, and its next turn could not wait for that.
+    Busy,
+    /// The site has answered this turn before, and the answer is not kept any more.
+    NotKept,
     /// The site ended an answer before it was finished.
     AnswerIncomplete,
     /// The client took nothing while its buffer was full.
@@ -74,7 +78,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 30] = [
+    pub const ALL: [FaultKind; 32] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
@@ -100,6 +104,8 @@ impl FaultKind {
         FaultKind::FetchFailed,
         FaultKind::RedirectedAway,
         FaultKind::SiteError,
+        FaultKind::Busy,
+        FaultKind::NotKept,
         FaultKind::AnswerIncomplete,
         FaultKind::SlowReader,
         FaultKind::ApiUnreachable,
@@ -135,6 +141,8 @@ impl FaultKind {
             FaultKind::FetchFailed => "fetch_failed",
             FaultKind::RedirectedAway => "redirected_away",
             FaultKind::SiteError => "site_error",
+            FaultKind::Busy => "conversation_busy",
+            FaultKind::NotKept => "answer_not_kept",
             FaultKind::AnswerIncomplete => "answer_incomplete",
             FaultKind::SlowReader => "slow_reader",
             FaultKind::ApiUnreachable => "api_unreachable",

@@ -41,7 +41,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | L0 | [`error`], [`config`], [`exchange`], [`files`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
-//! | L1 | [`access`], [`accounts`], [`admission`], [`site`] |
+//! | L1 | [`access`], [`accounts`], [`admission`], [`site`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
 //! | L4 | this file, [`cli`], [`demo`] |
@@ -67,6 +67,7 @@ pub mod site;
 pub mod store;
 pub mod telemetry;
 pub mod translate;
+pub mod turns;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -92,6 +93,8 @@ use prometheus_client::registry::Registry;
 use store::Embedded;
 use telemetry::figures::{self, Refusals};
 use telemetry::metrics::Metrics;
+use turns::Turns;
+use turns::floor::Floor;
 
 /// Why the server did not start: one line, with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -230,6 +233,9 @@ impl Server {
             max_body: config.max_body,
             queue_wait: config.queue_wait,
             ping: config.ping,
+            join: config.join,
+            snapshots: config.snapshots,
+            busy_waits: config.busy_waits,
             cors: config.cors,
         };
         let mut registry = Registry::default();
@@ -241,6 +247,8 @@ impl Server {
             admission: Admission::new(config.max_inflight, config.queue, config.queue_wait),
             metrics: Metrics::new(registry),
             policy,
+            floor: Floor::new(config.queue),
+            turns: Turns::new(turns::Limits::default()),
             gate: Gate::new(keys, accounts, config.require_key, refusals),
             admin: http::Admin::new(config.admin_password),
             relay,

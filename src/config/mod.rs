@@ -94,6 +94,12 @@ pub struct Config {
     pub drain: Duration,
     /// How long an event stream may be silent before a comment is put in; `None` for never.
     pub ping: Option<Duration>,
+    /// How long a turn that is asked again joins its answer; `None` for never.
+    pub join: Option<Duration>,
+    /// Whether clients that say nothing of it get snapshots where the site streams deltas.
+    pub snapshots: bool,
+    /// Whether a turn waits while its conversation is being answered; it is refused otherwise.
+    pub busy_waits: bool,
     /// The log file beside stdout.
     pub log_file: Option<PathBuf>,
     /// The most bytes in the log file.
@@ -192,6 +198,9 @@ impl Config {
             max_body: 32 << 20,
             drain: Duration::from_secs(20),
             ping: Some(Duration::from_secs(4)),
+            join: Some(Duration::from_secs(5 * 60)),
+            snapshots: false,
+            busy_waits: true,
             log_file: None,
             log_size: 10 << 20,
             log_keep: 3,
@@ -223,6 +232,9 @@ impl Settings {
         r.read("TABPROXY_ALLOW_HEADERS", self.allow_headers, &mut c.allow_headers, parse::headers);
         r.read("TABPROXY_DRAIN", self.drain, &mut c.drain, duration);
         r.read("TABPROXY_PING", self.ping, &mut c.ping, parse::ping);
+        r.read("TABPROXY_JOIN", self.join, &mut c.join, parse::join);
+        r.read("TABPROXY_FORMAT", self.format, &mut c.snapshots, parse::format);
+        r.read("TABPROXY_BUSY", self.busy, &mut c.busy_waits, parse::busy);
         r.read("TABPROXY_KEYS_FILE", self.keys_file, &mut c.keys_file, |value| parse::path(value).map(Some));
         r.read("TABPROXY_ACCOUNTS_FILE", self.accounts_file, &mut c.accounts_file, |value| {
             parse::path(value).map(Some)

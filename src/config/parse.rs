@@ -98,6 +98,32 @@ pub(super) fn ping(value: &str) -> Result<Option<Duration>, Mistake> {
     }
 }
 
+/// How long a turn's answer is kept for another attempt; `None` for `off`.
+pub(super) fn join(value: &str) -> Result<Option<Duration>, Mistake> {
+    match value.to_ascii_lowercase().as_str() {
+        "off" | "false" | "no" | "0" => Ok(None),
+        _ => duration(value).map(Some),
+    }
+}
+
+/// Whether clients get snapshots where the site streams deltas.
+pub(super) fn format(value: &str) -> Result<bool, Mistake> {
+    match value.to_ascii_lowercase().as_str() {
+        "classic" => Ok(true),
+        "raw" => Ok(false),
+        _ => Err(Mistake::new(format!("is `{value}`"), "write raw or classic")),
+    }
+}
+
+/// Whether a turn into a conversation that is being answered waits.
+pub(super) fn busy(value: &str) -> Result<bool, Mistake> {
+    match value.to_ascii_lowercase().as_str() {
+        "wait" => Ok(true),
+        "refuse" => Ok(false),
+        _ => Err(Mistake::new(format!("is `{value}`"), "write wait or refuse")),
+    }
+}
+
 fn split_unit(value: &str) -> (&str, &str) {
     let end = value.find(|it: char| !it.is_ascii_digit()).unwrap_or(value.len());
     (&value[..end], value[end..].trim())

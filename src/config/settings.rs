@@ -40,6 +40,23 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_PING", hide_env_values = true, value_name = "TIME")]
     #[arg(help_heading = "Serving")]
     pub ping: Option<String>,
+    /// For clients that ask again after ten seconds (library: chatgpt-plugin): how long the same turn joins the
+    /// answer that is under way, or gets the one that was given, instead of being sent again; or off
+    /// [default: 5m]
+    #[arg(long, env = "TABPROXY_JOIN", hide_env_values = true, value_name = "TIME")]
+    #[arg(help_heading = "Serving")]
+    pub join: Option<String>,
+    /// What clients read where the site streams deltas: raw (as it comes) or classic (snapshots). A client says
+    /// otherwise with x-tabproxy-format: raw or classic, or with supported_encodings in its body
+    /// [default: raw]
+    #[arg(long, env = "TABPROXY_FORMAT", hide_env_values = true, value_name = "FORMAT")]
+    #[arg(help_heading = "Serving")]
+    pub format: Option<String>,
+    /// A turn into a conversation that is still being answered: wait, as long as in the queue, or refuse (409)
+    /// [default: wait]
+    #[arg(long, env = "TABPROXY_BUSY", hide_env_values = true, value_name = "HOW")]
+    #[arg(help_heading = "Serving")]
+    pub busy: Option<String>,
 
     /// File with the access keys, as digests; made by `tabproxy key new`, and read again when it changes
     /// [default: none]

@@ -42,6 +42,8 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!((config.queue_wait, config.drain), (Duration::from_secs(30), Duration::from_secs(20)));
     assert_eq!(config.max_body, 32 * 1024 * 1024);
     assert_eq!(config.ping, Some(Duration::from_secs(4)));
+    assert_eq!((config.join, config.busy_waits), (Some(Duration::from_secs(300)), true));
+    assert!(!config.snapshots);
     assert_eq!(config.log_file, None);
     assert_eq!((config.log_size, config.log_keep), (10 << 20, 3));
     assert_eq!(config.log_format, LogFormat::Text);
@@ -76,6 +78,9 @@ fn empty_is_unset() {
         "MAX_BODY",
         "DRAIN",
         "PING",
+        "JOIN",
+        "FORMAT",
+        "BUSY",
         "KEYS_FILE",
         "ACCOUNTS_FILE",
         "REQUIRE_KEY",
@@ -97,7 +102,7 @@ fn empty_is_unset() {
     assert_eq!(checked(settings, &[("TABPROXY_QUEUE", "x")]).unwrap().queue, 256, "an empty flag resets");
 }
 
-const BAD: [(&str, &str, &str); 55] = [
+const BAD: [(&str, &str, &str); 58] = [
     ("TABPROXY_LISTEN", "3000", "127.0.0.1:3000"),
     ("TABPROXY_LISTEN", "example.com:80", "127.0.0.1:3000"),
     ("TABPROXY_ORIGIN", "chatgpt.com", "write https://chatgpt.com"),
@@ -145,6 +150,9 @@ const BAD: [(&str, &str, &str); 55] = [
     ("TABPROXY_DRAIN", "-1s", "not a time"),
     ("TABPROXY_PING", "never", "not a time"),
     ("TABPROXY_PING", "5ms", "100ms or more"),
+    ("TABPROXY_JOIN", "later", "not a time"),
+    ("TABPROXY_FORMAT", "delta", "raw or classic"),
+    ("TABPROXY_BUSY", "drop", "wait or refuse"),
     ("TABPROXY_MAX_BODY", "0", "nothing through"),
     ("TABPROXY_MAX_BODY", "12 parsecs", "not a size"),
     ("TABPROXY_MAX_BODY", "MiB", "not a size"),
@@ -212,6 +220,10 @@ fn values_are_read() {
     assert!(!config.headless, "there is a display");
     assert_eq!(check(&[("TABPROXY_LOG_FORMAT", "JSON")]).unwrap().log_format, LogFormat::Json);
     assert_eq!(check(&[("TABPROXY_PING", "Off")]).unwrap().ping, None);
+    assert_eq!(check(&[("TABPROXY_JOIN", "OFF")]).unwrap().join, None);
+    assert_eq!(check(&[("TABPROXY_JOIN", "2m")]).unwrap().join, Some(Duration::from_secs(120)));
+    assert!(check(&[("TABPROXY_FORMAT", "Classic")]).unwrap().snapshots);
+    assert!(!check(&[("TABPROXY_BUSY", "Refuse")]).unwrap().busy_waits);
     assert_eq!(check(&[("TABPROXY_PING", "250ms")]).unwrap().ping, Some(Duration::from_millis(250)));
     assert_eq!(check(&[("TABPROXY_HOSTS", "*")]).unwrap().hosts, Hosts::Any);
     assert!(check(&[("TABPROXY_HEADLESS", "true"), ("DISPLAY", ":0")]).unwrap().headless);

@@ -30,7 +30,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::compat::Alias;
 use super::reply::Asked;
-use super::{App, journal, path, relay, shape};
+use super::{App, journal, path, plugin, relay, shape};
 use crate::access::{self, AccessKeys, Holder};
 use crate::accounts::{AccountLease, Accounts, NoAccount, PAGE};
 use crate::error::{Fault, FaultKind};
@@ -219,7 +219,8 @@ pub(super) async fn layer(State(app): State<Arc<App>>, mut request: Request, nex
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
-        Err(fault) => shape::refuse(&fault, &Asked::of(&request), request.uri().path()),
+        Err(fault) => plugin::turned_away(&fault, &request)
+            .unwrap_or_else(|| shape::refuse(&fault, &Asked::of(&request), request.uri().path())),
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
 /// `/metrics`, as OpenMetrics text.
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     let sample = sample(&app.browser.status(), &app);
+    app.metrics.turns_now(app.floor.waiting(), app.turns.kept());
     let metrics = app.metrics.clone();
     // Adding up the memory of a browser's processes takes milliseconds, which no stream should wait for.
     match tokio::task::spawn_blocking(move || metrics.render(&sample)).await {

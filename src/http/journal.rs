@@ -19,6 +19,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use super::body::{Cut, Note};
 use super::events::Events;
 use super::headers;
+use super::history::cut_behind;
 use super::pulse::PING;
 use crate::error::{Fault, FaultKind};
 
@@ -189,8 +190,7 @@ impl http_body::Body for Logged {
             match &next {
                 Some(Ok(frame)) => frame.data_ref().into_iter().for_each(|piece| line.pass(piece)),
                 Some(Err(error)) => {
-                    let cut = std::error::Error::source(error).and_then(|it| it.downcast_ref::<Cut>());
-                    if let Some(Cut { code, fault }) = cut {
+                    if let Some(Cut { code, fault }) = cut_behind(error) {
                         line.fail(code, fault.clone());
                     }
                 }

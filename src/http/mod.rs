@@ -7,7 +7,9 @@
 //!                           ├──> /admin/*                          (admin)
 //!                           ├──> the official API                  (relay)
 //!                           ├──> /v1/* in the site's chat ──> queue ──> page ──> body   (chat)
-//!                           └──> method, path, length ──> queue ──> page ──> body
+//!                           ├──> a turn: conversation, plugin ──┐
+//!                           ├──> the plugin's history: history ─┤
+//!                           └──> method, path, length ──────────┴──> queue ──> page ──> body
 //! ```
 //!
 //! The order of the layers is the policy: nothing is served, not even a health check, before the guard has
@@ -18,16 +20,20 @@ pub mod access;
 mod admin;
 mod body;
 mod boundary;
+mod caller;
 pub mod chat;
 mod compat;
+mod conversation;
 mod events;
 pub mod guard;
 pub mod headers;
 mod health;
+mod history;
 mod journal;
 mod openapi;
 mod page;
 pub mod path;
+mod plugin;
 mod pulse;
 mod refused;
 mod relay;
@@ -35,11 +41,13 @@ mod reply;
 mod server;
 mod shape;
 mod upload;
+mod upstream;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::HeaderMap;
 use axum::middleware;
 use axum::routing::{any, get, patch, post};
 use tower::util::option_layer;
@@ -51,6 +59,8 @@ use crate::admission::Admission;
 use crate::browser::Browser;
 use crate::config::Cors;
 use crate::telemetry::metrics::Metrics;
+use crate::turns::Turns;
+use crate::turns::floor::Floor;
 
 pub use access::Gate;
 pub use admin::Admin;
@@ -79,6 +89,12 @@ pub struct Policy {
     pub queue_wait: Duration,
     /// How long an event stream may be silent before a comment is put in; `None` for never.
     pub ping: Option<Duration>,
+    /// How long a turn that is asked again joins its answer; `None` for never.
+    pub join: Option<Duration>,
+    /// Whether clients that say nothing of it get snapshots where the site streams deltas.
+    pub snapshots: bool,
+    /// Whether a turn waits while its conversation is being answered; it is refused otherwise.
+    pub busy_waits: bool,
     /// Header names that pass in both directions, beyond the usual ones.
     pub allow_headers: Vec<String>,
     /// Whose pages may use this server.
@@ -95,6 +111,10 @@ pub struct App {
     pub metrics: Metrics,
     /// What requests may do.
     pub policy: Policy,
+    /// One turn at a time in each conversation.
+    pub floor: Floor,
+    /// The turns of the last minutes that may be asked again.
+    pub turns: Turns<HeaderMap>,
     /// Who may do it.
     pub gate: Gate,
     /// The admin password.
@@ -107,7 +127,15 @@ pub struct App {
 
 /// All routes, behind the guard.
 pub fn router(app: Arc<App>) -> Router {
+    let turn = || post(conversation::handle).fallback(page::handle);
     let routes = Router::new()
+        .route("/backend-api/conversation", turn())
+        .route("/backend-api/f/conversation", turn())
+        .route("/backend-anon/conversation", turn())
+        .route("/backend-anon/f/conversation", turn())
+        .route("/backend-api/conversations", any(history::handle))
+        .route("/backend-api/conversation/{id}", any(history::handle))
+        .route("/backend-api/synthesize", any(history::speech))
         .route("/healthz", get(health::alive).fallback(health::wrong_method))
         .route("/readyz", get(health::ready).fallback(health::wrong_method))
         .route("/metrics", get(health::metrics).fallback(health::wrong_method))

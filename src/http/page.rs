@@ -8,9 +8,8 @@
 //! the whole request is here: a proxy in front stops sending it when an answer begins.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, header};
@@ -28,6 +27,7 @@ use crate::admission::Permit;
 use crate::error::{Fault, FaultKind};
 use crate::exchange::{Exchange, PageRequest};
 use crate::telemetry::metrics::Outcome;
+use crate::translate::Translate;
 
 /// So much of a body is read before the wait for a permit. Only if that was all of it does the connection
 /// show that its client has left, and can there be pings; the rest waits outside, for the sake of memory.
@@ -51,17 +51,46 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
     };
     asked.unread = false;
     let account = Account { ending, metrics: app.metrics.clone() };
-    let every = app.policy.ping.filter(|_| pulse::is_wanted(&parts.method, &parts.headers));
+    let every = beat(&app, &parts);
     let answer = perform(app, prepared, arrived);
-    let Some(every) = every else {
-        return respond(answer.await, &parts.method, None, account, asked).await;
+    deliver(answer, Asking { method: parts.method, every, arrived, account, asked, translator: None }).await
+}
+
+/// How often this caller is to get pings.
+pub(super) fn beat(app: &App, parts: &Parts) -> Option<Duration> {
+    app.policy.ping.filter(|_| pulse::is_wanted(&parts.method, &parts.headers))
+}
+
+/// What an answer's delivery needs to know of its request.
+pub(super) struct Asking {
+    /// How it was asked.
+    pub method: Method,
+    /// How often there are to be pings.
+    pub every: Option<Duration>,
+    /// When it was asked.
+    pub arrived: Instant,
+    /// Where it is counted.
+    pub account: Account,
+    /// What a refusal needs.
+    pub asked: Asked,
+    /// What stands between the site's stream and a client that reads another format.
+    pub translator: Option<Box<dyn Translate>>,
+}
+
+/// Answers with what `answer` brings, and with pings until then.
+pub(super) async fn deliver(
+    answer: impl Future<Output = Result<Answer, Fault>> + Send + 'static,
+    asking: Asking,
+) -> Response {
+    let Some(every) = asking.every else {
+        return respond(answer.await, None, asking).await;
     };
     let mut answer = answer.boxed();
-    let mut pulse = Pulse::new(every, arrived.into());
+    let mut pulse = Pulse::new(every, asking.arrived.into());
     tokio::select! {
         biased;
-        answer = &mut answer => respond(answer, &parts.method, Some(pulse), account, asked).await,
-        () = pulse.due() => begin_early(answer, pulse, account),
+        answer = &mut answer => respond(answer, Some(pulse), asking).await,
+        () = pulse.due() => begin_early(answer, pulse, asking),
     }
 }
 
@@ -108,18 +137,34 @@ pub(super) async fn prepare(
     Ok(Prepared { request, permit, caller })
 }
 
-/// Waits for a place, if it has none, for a page, and for the head of the site's answer.
+/// Waits for a place, for a page, and for the head of the site's answer.
 pub(super) async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
+    let permit = admit(&app, prepared.permit, arrived).await?;
+    send(app, prepared.request, permit, &prepared.caller, arrived).await
+}
+
+/// Waits for a place, unless there is one already.
+pub(super) async fn admit(app: &App, permit: Option<Permit>, arrived: Instant) -> Result<Permit, Fault> {
+    match permit {
+        Some(permit) => Ok(permit),
+        None => Ok(app.admission.enter(arrived + app.policy.queue_wait).await?),
+    }
+}
+
+/// Waits for a page, and for the head of the site's answer.
+pub(super) async fn send(
+    app: Arc<App>,
+    request: PageRequest,
+    mut permit: Permit,
+    caller: &Caller,
+    arrived: Instant,
+) -> Result<Answer, Fault> {
     let deadline = arrived + app.policy.queue_wait;
-    let mut permit = match prepared.permit {
-        Some(permit) => permit,
-        None => app.admission.enter(deadline).await?,
-    };
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
-    let (head, exchange) = app.browser.fetch(prepared.request, deadline).await?;
-    prepared.caller.answered(&head);
-    permit.carry(prepared.caller.lease());
+    let (head, exchange) = app.browser.fetch(request, deadline).await?;
+    caller.answered(&head);
+    permit.carry(caller.lease());
     let status = StatusCode::from_u16(head.status).map_err(|error| {
         Fault::new(FaultKind::Internal, "The site's answer has no valid status.").maybe_sent().because(error)
     })?;
@@ -131,18 +176,15 @@ pub(super) async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant)
 }
 
 /// The site's own head, and the rest of its answer.
-async fn respond(
-    answer: Result<Answer, Fault>,
-    method: &Method,
-    pulse: Option<Pulse>,
-    account: Account,
-    asked: Asked,
-) -> Response {
+async fn respond(answer: Result<Answer, Fault>, pulse: Option<Pulse>, asking: Asking) -> Response {
+    let Asking { method, account, asked, translator, .. } = asking;
     let fault = match answer {
-        Ok(Answer { status, headers, exchange, permit }) if has_body(method, status) => {
-            let pulse = pulse.filter(|_| headers::is_event_stream(&headers));
-            let body = AnswerBody::new(exchange, permit, pulse, account);
-            return (status, headers, Body::new(body)).into_response();
+        Ok(Answer { status, headers, exchange, permit }) if has_body(&method, status) => {
+            let is_stream = headers::is_event_stream(&headers);
+            let body = AnswerBody::new(exchange, permit, pulse.filter(|_| is_stream), account);
+            let mut response = body.respond(headers, translator.filter(|_| is_stream && status.is_success()));
+            *response.status_mut() = status;
+            return response;
         }
         Ok(Answer { status, headers, mut exchange, permit: _permit }) => match drain(&mut exchange).await {
             Ok(()) => {
@@ -158,13 +200,8 @@ async fn respond(
 }
 
 /// An event stream that begins before the site has answered, so that its client does not give up.
-fn begin_early(
-    answer: BoxFuture<'static, Result<Answer, Fault>>,
-    pulse: Pulse,
-    account: Account,
-) -> Response {
-    let body = AnswerBody::early(answer, pulse, account);
-    (headers::of_event_stream(), Body::new(body)).into_response()
+fn begin_early(answer: BoxFuture<'static, Result<Answer, Fault>>, pulse: Pulse, asking: Asking) -> Response {
+    AnswerBody::early(answer, pulse, asking.account).respond(headers::of_event_stream(), asking.translator)
 }
 
 /// Judges method and declared length.
@@ -210,6 +247,7 @@ async fn drain(exchange: &mut Exchange) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::body::Body;
 
     fn ask(method: &str, length: Option<&str>) -> Result<(), FaultKind> {
         let mut request = Request::builder().method(method).uri("/");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
 use serde_json::{Value, json};
@@ -32,6 +32,13 @@ impl Asked {
     pub fn of(request: &Request) -> Asked {
         Asked { version: request.version(), unread: !request.body().is_end_stream() }
     }
+
+    /// The rest of a body is not worth reading, and the next request would come after it.
+    fn close_if_unread(&self, response: &mut Response) {
+        if self.unread && self.version < Version::HTTP_2 {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+    }
 }
 
 /// The status that stands for `kind`.
@@ -48,6 +55,7 @@ fn status(kind: FaultKind) -> StatusCode {
         FaultKind::AdminClosed => StatusCode::FORBIDDEN,
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FaultKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+        FaultKind::Busy | FaultKind::NotKept => StatusCode::CONFLICT,
         FaultKind::QueueFull | FaultKind::TooManyAttempts | FaultKind::AccountsResting => {
             StatusCode::TOO_MANY_REQUESTS
         }
@@ -96,10 +104,16 @@ pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if asked.unread && asked.version < Version::HTTP_2 {
-        // The rest of the body is not worth reading, and the next request would come after it.
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+    asked.close_if_unread(&mut response);
+    response
+}
+
+/// Answers `asked` with a stream that says `fault`, for a client that reads nothing else: with success, since
+/// its contract has no other way.
+pub fn tell(fault: &Fault, asked: &Asked, headers: HeaderMap, stream: Vec<u8>) -> Response {
+    let mut response = (headers, stream).into_response();
+    response.extensions_mut().insert(fault.clone());
+    asked.close_if_unread(&mut response);
     response
 }
 

@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::time::{Instant, Sleep};
 
+use super::conversation::Speaking;
 use super::counters::Running;
 use super::events::Events;
 use super::knobs::Knobs;
@@ -57,11 +58,13 @@ pub(super) struct Answer {
     /// A piece was handed out in this poll: let the connection flush it before the next one.
     yielding: bool,
     running: Running,
+    /// Its conversation, until the last event is written.
+    speaking: Option<Speaking>,
 }
 
 impl Answer {
     /// The answer that `knobs` ask for; its clock starts now.
-    pub fn new(events: Events, knobs: Knobs, running: Running) -> Self {
+    pub fn new(events: Events, knobs: Knobs, running: Running, speaking: Speaking) -> Self {
         let start = Instant::now() + knobs.first_byte;
         Self {
             events,
@@ -73,7 +76,14 @@ impl Answer {
             sleep: Box::pin(tokio::time::sleep_until(start)),
             yielding: false,
             running,
+            speaking: Some(speaking),
         }
+    }
+
+    /// The site has said all that it was to say.
+    fn finish(&mut self) {
+        self.running.finish();
+        self.speaking = None;
     }
 
     /// When the next text event is due.
@@ -104,7 +114,7 @@ impl Answer {
             }
             Phase::Closing => {
                 self.events.closing(&mut self.pending);
-                self.running.finish();
+                self.finish();
                 self.phase = Phase::Ended;
             }
             Phase::Breaking | Phase::Ended => {}
@@ -135,7 +145,7 @@ impl Answer {
         match (self.knobs.cut, self.knobs.reset) {
             (None, None) => Phase::Closing,
             (Some(cut), reset) if reset.is_none_or(|reset| cut <= reset) => {
-                self.running.finish();
+                self.finish();
                 Phase::Ended
             }
             _ => {
@@ -174,7 +184,7 @@ impl http_body::Body for Answer {
                 Phase::Ended => return Poll::Ready(None),
                 Phase::Breaking => {
                     ready!(this.sleep.as_mut().poll(cx));
-                    this.running.finish();
+                    this.finish();
                     this.phase = Phase::Ended;
                     return Poll::Ready(Some(Err(ResetAsked)));
                 }

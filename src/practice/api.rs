@@ -135,9 +135,18 @@ pub(super) async fn requirements() -> Response {
                "proofofwork": {"required": false}, "turnstile": {"required": false}}))
 }
 
-/// `GET /synthesize`: the same bytes whatever is asked for.
-pub(super) async fn synthesize() -> Response {
-    with_type(StatusCode::OK, "audio/mpeg", Bytes::from(pattern(0, SPEECH)))
+#[derive(Debug, Deserialize)]
+pub(super) struct Speech {
+    voice: Option<String>,
+}
+
+/// `GET /synthesize`: the same bytes whatever is asked for. The voice `typed` has a type with parameters.
+pub(super) async fn synthesize(Query(speech): Query<Speech>) -> Response {
+    let kind = match speech.voice.as_deref() {
+        Some("typed") => "audio/mpeg; rate=24000",
+        _ => "audio/mpeg",
+    };
+    with_type(StatusCode::OK, kind, Bytes::from(pattern(0, SPEECH)))
 }
 
 /// `GET /api/auth/session`: who is signed in.

@@ -2,7 +2,7 @@
 //!
 //! What an answer consists of and when it is written is not its business: see `events.rs`, `answer.rs`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Body;
@@ -49,6 +49,31 @@ pub(super) struct Conversations(Mutex<Memory>);
 struct Memory {
     known: HashMap<String, Conversation>,
     order: VecDeque<String>,
+    /// The ones that are being answered.
+    spoken: HashSet<String>,
+}
+
+/// The one turn that a conversation has at a time; over when this is dropped.
+#[derive(Debug)]
+pub(super) struct Speaking {
+    site: Arc<Site>,
+    id: String,
+}
+
+impl Speaking {
+    fn begin(site: &Arc<Site>, id: &str) -> Result<Self, Refusal> {
+        let is_free = site.conversations.lock().spoken.insert(id.to_owned());
+        if !is_free {
+            return Err(Refusal::OneAtATime);
+        }
+        Ok(Self { site: Arc::clone(site), id: id.to_owned() })
+    }
+}
+
+impl Drop for Speaking {
+    fn drop(&mut self) {
+        self.site.conversations.lock().spoken.remove(&self.id);
+    }
 }
 
 impl Conversations {
@@ -175,9 +200,9 @@ pub(super) async fn converse(
         None => remember(&site, &asked).map_err(IntoResponse::into_response),
     };
     Ok(match outcome {
-        Ok(subject) => {
+        Ok((subject, speaking)) => {
             let events = Events::new(subject, &knobs, prompt);
-            let body = Body::new(Answer::new(events, knobs, running));
+            let body = Body::new(Answer::new(events, knobs, running, speaking));
             with_type(StatusCode::OK, "text/event-stream; charset=utf-8", body)
         }
         Err(response) => {
@@ -192,13 +217,14 @@ fn is_blank(headers: &HeaderMap) -> bool {
 }
 
 /// Begins a conversation, or goes on with the one that the client names.
-fn remember(site: &Site, asked: &Asked) -> Result<Subject, Refusal> {
+fn remember(site: &Arc<Site>, asked: &Asked) -> Result<(Subject, Speaking), Refusal> {
     let began = unix_micros();
     let answer = new_id();
     let asker = asked.messages.last().and_then(|message| message.id.clone()).unwrap_or_default();
     let turn = (asker, asked.prompt().chars().take(MAX_REMEMBERED_CHARS).collect::<String>());
-    let conversation = match asked.conversation_id.as_deref().filter(|id| !id.is_empty()) {
+    let (conversation, speaking) = match asked.conversation_id.as_deref().filter(|id| !id.is_empty()) {
         Some(id) => {
+            let speaking = Speaking::begin(site, id)?;
             let known = site.conversations.change(id, |conversation| {
                 conversation.prompt = turn;
                 conversation.answer.clone_from(&answer);
@@ -206,7 +232,7 @@ fn remember(site: &Site, asked: &Asked) -> Result<Subject, Refusal> {
             if !known {
                 return Err(Refusal::UnknownConversation);
             }
-            id.to_owned()
+            (id.to_owned(), speaking)
         }
         None => {
             let id = new_id();
@@ -218,9 +244,10 @@ fn remember(site: &Site, asked: &Asked) -> Result<Subject, Refusal> {
                 prompt: turn,
                 answer: answer.clone(),
             });
-            id
+            let speaking = Speaking::begin(site, &id)?;
+            (id, speaking)
         }
     };
     let model = asked.model.clone().unwrap_or_else(|| "auto".to_owned());
-    Ok(Subject { conversation, message: answer, model, began })
+    Ok((Subject { conversation, message: answer, model, began }, speaking))
 }

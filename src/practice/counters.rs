@@ -36,6 +36,8 @@ pub struct Counters {
     pub refused_fetch_site: u64,
     /// POSTs to a conversation route as they arrived, also those that were challenged or refused.
     pub posts_arrived: u64,
+    /// Of these, the ones to the route of guests.
+    pub posts_of_guests: u64,
     /// POSTs to a conversation route that came through to the conversation itself.
     pub posts: u64,
     /// How often each message id was posted: a value above one is a request that was sent twice.

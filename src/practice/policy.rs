@@ -28,11 +28,13 @@ pub(super) struct Arrived(pub Uri);
 /// Sends each request to the host it names: home goes on, the front redirects, elsewhere only counts.
 pub(super) async fn by_host(State(site): State<Arc<Site>>, mut request: Request, next: Next) -> Response {
     let authority = authority(&request);
+    let is_for_guests = request.uri().path().starts_with("/backend-anon/");
     let is_post = request.method() == Method::POST && is_conversation(request.uri().path());
     let host = authority.as_ref().map_or("", |a| a.host());
     site.tally.add(|counters| {
         counters.requests_total += 1;
         counters.posts_arrived += u64::from(is_post && host != ELSEWHERE);
+        counters.posts_of_guests += u64::from(is_post && host != ELSEWHERE && is_for_guests);
         counters.elsewhere_hits += u64::from(host == ELSEWHERE);
     });
     match host {
@@ -105,7 +107,8 @@ fn is_script_of_ours(headers: &HeaderMap) -> bool {
 }
 
 fn is_conversation(path: &str) -> bool {
-    matches!(path, "/backend-api/conversation" | "/backend-anon/conversation")
+    let route = path.strip_prefix("/backend-api").or(path.strip_prefix("/backend-anon"));
+    matches!(route, Some("/conversation" | "/f/conversation"))
 }
 
 /// The host that a request names: `:authority` in HTTP/2, `Host` in HTTP/1.1.

@@ -25,6 +25,8 @@ pub(super) enum Refusal {
     NotSameOrigin,
     /// The conversation id was never given out.
     UnknownConversation,
+    /// The conversation is still being answered.
+    OneAtATime,
     /// Nothing is there.
     NotFound,
     /// The route exists, with another method.
@@ -54,6 +56,11 @@ impl IntoResponse for Refusal {
                 StatusCode::NOT_FOUND,
                 "Can't load conversation: it does not exist",
                 "conversation_not_found",
+            ),
+            Self::OneAtATime => detail(
+                StatusCode::TOO_MANY_REQUESTS,
+                "Only one message at a time. Please allow any other responses to complete before sending another \
+                 message, or wait one minute.",
             ),
             Self::NotFound => detail(StatusCode::NOT_FOUND, "Not Found"),
             Self::WrongMethod => detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),

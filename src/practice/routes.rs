@@ -82,6 +82,7 @@ pub(super) fn router(site: Arc<Site>) -> Router {
 fn backend() -> Router<Arc<Site>> {
     Router::new()
         .route("/conversation", post(conversation::converse))
+        .route("/f/conversation", post(conversation::converse))
         .route("/conversations", get(api::conversations).patch(api::hide_all))
         .route("/conversation/{id}", get(api::conversation).patch(api::change))
         .route("/conversation/gen_title/{id}", post(api::gen_title))

@@ -114,9 +114,34 @@ struct Shared {
     event_delay: Histogram,
     bytes_in: Counter,
     bytes_out: Counter,
+    turns: TurnFigures,
     sampled: Sampled,
     /// Locked while a sample is put in and written out, so that two scrapes do not mix theirs.
     registry: Mutex<Registry>,
+}
+
+#[derive(Debug, Default)]
+struct TurnFigures {
+    joined: Counter,
+    replayed: Counter,
+    waited: Counter,
+    waiting: Gauge,
+    kept: Gauge,
+}
+
+impl TurnFigures {
+    fn register(&self, r: &mut Registry) {
+        let help = "Turns that were asked again and joined the answer under way";
+        r.register("tabproxy_turns_joined", help, self.joined.clone());
+        let help = "Turns that were asked again and got the answer that had been given";
+        r.register("tabproxy_turns_replayed", help, self.replayed.clone());
+        let help = "Turns that had to wait for the one before them in their conversation";
+        r.register("tabproxy_turns_waited", help, self.waited.clone());
+        let help = "Turns that wait for the one before them in their conversation";
+        r.register("tabproxy_turns_waiting", help, self.waiting.clone());
+        let help = "Bytes of answers kept for turns that are asked again";
+        r.register("tabproxy_turns_kept_bytes", help, self.kept.clone());
+    }
 }
 
 #[derive(Debug, Default)]
@@ -157,6 +182,8 @@ impl Metrics {
         let direction = |direction| bytes.get_or_create(&DirectionLabel { direction }).clone();
         let (bytes_in, bytes_out) = (direction("in"), direction("out"));
         r.register("tabproxy_body_bytes", "Bytes of bodies, from and to clients", bytes);
+        let turns = TurnFigures::default();
+        turns.register(r);
         let sampled = Sampled::default();
         sampled.register(r);
         let shared = Shared {
@@ -165,6 +192,7 @@ impl Metrics {
             event_delay,
             bytes_in,
             bytes_out,
+            turns,
             sampled,
             registry: registry.into(),
         };
@@ -181,10 +209,33 @@ impl Metrics {
         self.shared.time_to_head.observe(time.as_secs_f64());
     }
 
-    /// A piece of an answer was this long on its way through us, and has `bytes` bytes.
-    pub fn sent(&self, bytes: usize, delay: Duration) {
+    /// A piece of an answer was this long on its way through us, if that is known, and has `bytes` bytes.
+    pub fn sent(&self, bytes: usize, delay: Option<Duration>) {
         self.shared.bytes_out.inc_by(bytes as u64);
-        self.shared.event_delay.observe(delay.as_secs_f64());
+        if let Some(delay) = delay {
+            self.shared.event_delay.observe(delay.as_secs_f64());
+        }
+    }
+
+    /// A turn that was asked again joined the answer under way.
+    pub fn turn_joined(&self) {
+        self.shared.turns.joined.inc();
+    }
+
+    /// A turn that was asked again got the answer that had been given.
+    pub fn turn_replayed(&self) {
+        self.shared.turns.replayed.inc();
+    }
+
+    /// A turn began to wait for the one before it in its conversation.
+    pub fn turn_waited(&self) {
+        self.shared.turns.waited.inc();
+    }
+
+    /// So many turns wait now, and so many bytes of answers are kept.
+    pub fn turns_now(&self, waiting: usize, kept: usize) {
+        self.shared.turns.waiting.set(waiting as i64);
+        self.shared.turns.kept.set(kept as i64);
     }
 
     /// So many bytes of a request's body arrived.
@@ -297,7 +348,9 @@ mod tests {
         let metrics = Metrics::new(Registry::default());
         metrics.render(&Sample { phase: "starting", browser: None, ..sample() });
         metrics.head_after(Duration::from_millis(6));
-        metrics.sent(100, Duration::from_micros(700));
+        metrics.sent(100, Some(Duration::from_micros(700)));
+        metrics.turn_joined();
+        metrics.turns_now(2, 300);
         metrics.received(9);
         let text = metrics.render(&sample());
         for line in [
@@ -316,6 +369,11 @@ mod tests {
             r#"tabproxy_body_bytes_total{direction="in"} 9"#,
             r#"tabproxy_body_bytes_total{direction="out"} 100"#,
             "tabproxy_browser_resident_memory_bytes 0",
+            "tabproxy_turns_joined_total 1",
+            "tabproxy_turns_replayed_total 0",
+            "tabproxy_turns_waited_total 0",
+            "tabproxy_turns_waiting 2",
+            "tabproxy_turns_kept_bytes 300",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is missing in:\n{text}");
         }

@@ -14,6 +14,7 @@ mod layers;
 mod log;
 mod nginx;
 mod overload;
+mod plugin;
 mod program;
 mod refusals;
 mod repairs;

@@ -13,6 +13,7 @@
 //! server asks for one only when the client has taken what came before.
 
 mod note;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -20,12 +21,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http_body::{Body, Frame};
+use http_body::Frame;
 use tokio::time::Sleep;
 
 use super::headers;
@@ -36,7 +38,9 @@ use crate::error::{Fault, FaultKind};
 use crate::exchange::Exchange;
 use crate::telemetry::metrics::{self, Metrics, NOT_A_STREAM, Outcome};
 use crate::translate::{Ending, Flow, Translate};
+use crate::turns::log::Reader;
 pub use note::Note;
+use source::Source;
 
 /// A cut drops what is still queued; an error event gets so long to leave.
 const BEFORE_CUT: Duration = Duration::from_millis(50);
@@ -86,9 +90,9 @@ enum Stage {
     Awaited(BoxFuture<'static, Result<Answer, Fault>>),
     /// The site answered with what is no stream, and is being read.
     Refused(BoxFuture<'static, Fault>),
-    Running {
-        exchange: Exchange,
-    },
+    /// As the first, where the answer is one that others read too.
+    Joined(Reader<HeaderMap>),
+    Running(Source),
     /// The client has been told, and the cut comes after this moment.
     Cut(Cut, Pin<Box<Sleep>>),
     Ended,
@@ -108,7 +112,7 @@ impl AnswerBody {
             pulse.beat();
         }
         exchange.hold(permit);
-        AnswerBody::at(Stage::Running { exchange }, pulse, account)
+        AnswerBody::at(Stage::Running(Source::Own(exchange)), pulse, account)
     }
 
     /// The body of an answer that began as an event stream before the site answered.
@@ -118,6 +122,15 @@ impl AnswerBody {
         account: Account,
     ) -> AnswerBody {
         AnswerBody { is_begun_early: true, ..AnswerBody::at(Stage::Awaited(answer), Some(pulse), account) }
+    }
+
+    /// The body of an answer that others may read too, whether its head is there or not. A fault of it is told
+    /// as after a head of ours.
+    pub fn joined(reader: Reader<HeaderMap>, mut pulse: Option<Pulse>, account: Account) -> AnswerBody {
+        if let Some(pulse) = &mut pulse {
+            pulse.beat();
+        }
+        AnswerBody { is_begun_early: true, ..AnswerBody::at(Stage::Joined(reader), pulse, account) }
     }
 
     fn at(stage: Stage, pulse: Option<Pulse>, account: Account) -> AnswerBody {
@@ -130,6 +143,15 @@ impl AnswerBody {
         let note = Note::default();
         self.translation = Some(Translation { translator, out: BytesMut::new(), note: note.clone() });
         (self, note)
+    }
+
+    /// An answer with this body, through `translator` if there is one.
+    pub fn respond(self, headers: HeaderMap, translator: Option<Box<dyn Translate>>) -> Response {
+        let Some(translator) = translator else { return (headers, Body::new(self)).into_response() };
+        let (body, note) = self.translated(translator);
+        let mut response = (headers, Body::new(body)).into_response();
+        response.extensions_mut().insert(note);
+        response
     }
 
     /// The next chunk for the client.
@@ -147,14 +169,24 @@ impl AnswerBody {
                     let fault = ready!(fault.as_mut().poll(cx));
                     self.fail(fault)
                 }
-                Stage::Running { exchange } => match ready!(exchange.poll_chunk(cx)) {
-                    Some(Ok(taken)) => {
+                Stage::Joined(reader) => match ready!(reader.poll_head(cx)) {
+                    Ok(_) => {
+                        let Stage::Joined(reader) = std::mem::replace(&mut self.stage, Stage::Ended) else {
+                            continue;
+                        };
+                        self.stage = Stage::Running(Source::Shared(reader));
+                        continue;
+                    }
+                    Err(fault) => self.fail(fault),
+                },
+                Stage::Running(source) => match ready!(source.poll_chunk(cx)) {
+                    Some(Ok((bytes, delay))) => {
                         let passed = match &mut self.translation {
-                            None => Ok((Flow::On, taken.bytes)),
-                            Some(translation) => translation.pass(&taken.bytes),
+                            None => Ok((Flow::On, bytes)),
+                            Some(translation) => translation.pass(&bytes),
                         };
                         if let (Ok((_, bytes)), Some(account)) = (&passed, &self.account) {
-                            account.metrics.sent(bytes.len(), taken.delay);
+                            account.metrics.sent(bytes.len(), delay);
                         }
                         match passed {
                             Ok((Flow::On, bytes)) if bytes.is_empty() => continue,
@@ -186,7 +218,7 @@ impl AnswerBody {
         if answer.status.is_success() && headers::is_event_stream(&answer.headers) {
             let Answer { exchange, permit, .. } = answer;
             exchange.hold(permit);
-            self.stage = Stage::Running { exchange };
+            self.stage = Stage::Running(Source::Own(exchange));
             None
         } else if self.translation.is_some() {
             self.stage = Stage::Refused(refused::read(answer).boxed());
@@ -213,7 +245,8 @@ impl AnswerBody {
         translation.note.write(cut.clone());
         match ending {
             Ending::Clean => (!bytes.is_empty()).then_some(Ok(bytes)),
-            Ending::Cut if bytes.is_empty() => Some(Err(cut)),
+            // It has nothing to say, so a client whose head is ours is told as without it.
+            Ending::Cut if bytes.is_empty() => Some(self.tell(reply::fault_event(&cut.fault), cut)),
             Ending::Cut => Some(Ok(self.cut_after(bytes, cut))),
         }
     }
@@ -263,7 +296,7 @@ impl Translation {
     }
 }
 
-impl Body for AnswerBody {
+impl http_body::Body for AnswerBody {
     type Data = Bytes;
     type Error = Cut;
 

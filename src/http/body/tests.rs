@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::http::header;
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
 use tokio::sync::oneshot;

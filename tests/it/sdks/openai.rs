@@ -39,7 +39,7 @@ async fn conversations_go_on_streamed_and_at_once_and_every_character_arrives() 
                 assert_eq!(count("total_tokens"), count("prompt_tokens") + count("completion_tokens"));
                 if stream {
                     assert_eq!(answer["ids"], 1, "one id and one time in all chunks: {answer}");
-                    assert!(answer["pieces"].as_u64().unwrap() > 3, "{answer}");
+                    assert!(answer["pieces"].as_u64().unwrap() >= 1, "{answer}");
                 } else {
                     assert_eq!(
                         (&answer["role"], &answer["object"]),
