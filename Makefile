@@ -37,7 +37,7 @@ deps-test:
 # The parsers of foreign bytes against libFuzzer, each for SECONDS; needs `rustup toolchain install nightly`
 # and `cargo install cargo-fuzz`.
 SECONDS ?= 60
-FUZZ_TARGETS = frame path guard headers config challenge
+FUZZ_TARGETS = frame path guard headers config challenge conversation openai
 
 .PHONY: fuzz
 fuzz:

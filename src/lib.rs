@@ -34,6 +34,13 @@
 //! dead page has provably not been sent, and may go to another. Frames of the answer are taken at once into a bounded [`pipe`], under the credit of [`flow`], so a
 //! client that reads slowly slows its own fetch and nobody else's.
 //!
+//! # Clients of other formats
+//!
+//! [`site`] reads the site's answers in both of its formats, and [`openai`] knows the official API's; neither
+//! knows the other. A [`translate::Translate`] stands between the exchange and the body: `site::classic` makes
+//! snapshots of deltas, and `http::chat` puts the two together for `/v1/*`. Turns of such clients go on in the
+//! site's own conversation where [`store`] knows it.
+//!
 //! # Layers
 //!
 //! Imports go downward only; `tests/it/layers.rs` holds this.
@@ -41,7 +48,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | L0 | [`error`], [`config`], [`exchange`], [`files`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
-//! | L1 | [`access`], [`accounts`], [`admission`], [`site`], [`turns`] |
+//! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`store`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
 //! | L4 | this file, [`cli`], [`demo`] |
@@ -250,6 +257,7 @@ impl Server {
             floor: Floor::new(config.queue),
             turns: Turns::new(turns::Limits::default()),
             gate: Gate::new(keys, accounts, config.require_key, refusals),
+            signed: http::SignedIn::default(),
             admin: http::Admin::new(config.admin_password),
             relay,
             index: index.clone(),

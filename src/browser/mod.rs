@@ -13,6 +13,7 @@ mod errands;
 mod faults;
 pub mod frame;
 pub mod gateway;
+mod keeper;
 pub mod launch;
 pub mod link;
 mod outbox;

@@ -80,7 +80,7 @@ impl SessionFile {
         // purpose: cookies that last as long as a browser runs. For the site this is the same browser.
         let whole = session.closed && !jar.is_empty();
         let lost: Vec<_> = if whole {
-            session.cookies.iter().filter(|it| is_brief(it) && !has(&jar, it)).cloned().collect()
+            session.cookies.iter().filter(|it| is_brief(it) && !has(&jar, it, &[])).cloned().collect()
         } else {
             link.clear_cookies().await?;
             session.cookies.clone()
@@ -129,18 +129,18 @@ impl SessionFile {
     }
 
     /// Puts back what a browser's helper has taken with it when it died: the newest cookies.
-    pub async fn mend(&self, link: &Link, session: Arc<Session>) -> Result<Arc<Session>, String> {
-        // The helper's successor may not be there yet, and what is told meanwhile is lost without a word.
+    pub async fn mend(&self, link: &Link, session: &Session) {
+        // The helper's successor may not be there yet, and what is told meanwhile is lost without a word; it
+        // reads what was last written down, which may be an older value.
         for _ in 0..MEND_TRIES {
             let _ = link.set_cookies(&session.cookies).await;
             let jar = link.cookies().await.unwrap_or_default();
-            if session.cookies.iter().all(|it| has(&jar, it)) {
-                return Ok(session);
+            if session.cookies.iter().all(|it| has(&jar, it, &["value"])) {
+                return;
             }
             tokio::time::sleep(MEND_PAUSE).await;
         }
         tracing::warn!("some cookies could not be put back: the site may want a sign-in");
-        Ok(session)
     }
 
     /// Notes that the browser has ended in peace.
@@ -180,11 +180,10 @@ fn is_brief(cookie: &Value) -> bool {
     cookie.get("expires").is_none()
 }
 
-/// Whether `jar` has this cookie, with whatever value.
-fn has(jar: &[Value], cookie: &Value) -> bool {
-    let same = |it: &Value| {
-        ["name", "url", "domain", "path", "partitionKey"].iter().all(|key| it.get(key) == cookie.get(key))
-    };
+/// Whether `jar` has this cookie, known by its name and place, with the same in `also`.
+fn has(jar: &[Value], cookie: &Value, also: &[&str]) -> bool {
+    let known_by = ["name", "url", "domain", "path", "partitionKey"];
+    let same = |it: &Value| known_by.iter().chain(also).all(|key| it.get(key) == cookie.get(key));
     jar.iter().any(same)
 }
 
@@ -219,8 +218,9 @@ mod tests {
     #[test]
     fn a_cookie_is_known_by_its_name_and_place() {
         let jar = [json!({"name": "a", "value": "new", "domain": ".a", "path": "/", "expires": 5.0})];
-        assert!(has(&jar, &session().cookies[0]));
-        assert!(!has(&jar, &json!({"name": "a", "value": "b", "url": "https://a/", "path": "/"})));
+        assert!(has(&jar, &session().cookies[0], &[]));
+        assert!(!has(&jar, &session().cookies[0], &["value"]));
+        assert!(!has(&jar, &json!({"name": "a", "value": "b", "url": "https://a/", "path": "/"}), &[]));
         assert!(is_brief(&session().cookies[0]) && !is_brief(&jar[0]));
     }
 }

@@ -19,12 +19,11 @@ use super::carrier::Carrier;
 use super::channel::Channel;
 use super::child::Child;
 use super::errands::{self, Relinked, Running};
+use super::keeper::{Keeper, SAVE, Saved};
 use super::link::{Link, LinkEvent, Tab};
-use super::session::{Session, SessionFile};
 use super::state::{Action, Event, Phase, State};
 use super::{BrowserSpec, Command, Status};
 use crate::site::challenge::{self, Verdict};
-use crate::telemetry::process;
 
 /// What a task has to say.
 enum Report {
@@ -43,12 +42,8 @@ enum Report {
     CarrierBeat(u64),
     CarrierWeighed(u64, u64),
     BrowserBeat(Duration),
-    Saved(Result<Arc<Session>, String>),
+    Saved(Saved),
 }
-
-/// How often the session is looked at for something to save. A sign-in that was just renewed must survive
-/// a browser that is killed two seconds later.
-const SAVE: Duration = Duration::from_secs(1);
 
 struct Supervisor {
     spec: BrowserSpec,
@@ -69,17 +64,7 @@ struct Supervisor {
     /// Links made so far: what an older one says no longer counts.
     links: u64,
     site: Option<Tab>,
-    session: SessionFile,
-    /// What is saved; `None` while it must not be saved, or is being saved.
-    saved: Option<Arc<Session>>,
-    /// Whether the last attempt to save failed: that is worth one line, not one a second.
-    unsaved: bool,
-    /// Whether the profile has somebody's sign-in, once that is known.
-    signed_in: Option<bool>,
-    /// The site's local storage may have changed since it was last saved.
-    storage_changed: bool,
-    /// The process that holds the browser's newest cookies, once it is known.
-    network: Option<i32>,
+    session: Keeper,
     /// Processor time that the browser had used when it was last looked at.
     pulse: Option<u64>,
     /// Path of the page that the site's tab landed on.
@@ -116,7 +101,7 @@ pub(super) async fn start(
     });
     let mut supervisor = Supervisor {
         landing: spec.url.path().to_owned(),
-        session: SessionFile::beside(&spec.launch.profile),
+        session: Keeper::of(&spec.launch.profile),
         spec,
         channel,
         state,
@@ -130,11 +115,6 @@ pub(super) async fn start(
         link: None,
         links: 0,
         site: None,
-        saved: None,
-        unsaved: false,
-        signed_in: None,
-        storage_changed: false,
-        network: None,
         pulse: None,
         carriers: HashMap::new(),
         version: None,
@@ -202,12 +182,7 @@ impl Supervisor {
         let (Some(child), link) = (self.child.take(), self.link.take()) else { return };
         let mut saved = None;
         if let Some(link) = link {
-            if let Some(before) = self.saved.take() {
-                let site = self.site.clone().zip(self.state.origin().map(str::to_owned));
-                let saving =
-                    self.session.save(&link, site.filter(|_| self.storage_changed), self.network, before);
-                saved = tokio::time::timeout(SAVE, saving).await.ok().and_then(Result::ok);
-            }
+            saved = self.session.last(&link, self.site()).await;
             let _ = link.close_browser().await;
         }
         let peacefully = child.farewell().await;
@@ -221,17 +196,15 @@ impl Supervisor {
     /// Saves the session, if it has changed.
     fn save(&mut self) {
         let Some(link) = self.link.clone() else { return };
-        let Some(before) = self.saved.take() else { return };
-        let file = self.session.clone();
-        if self.network.is_some_and(|pid| !process::is_alive(pid)) {
-            tracing::warn!("the browser's network service died: the cookies that went with it are put back");
-            self.network = self.child.as_ref().and_then(Child::network_service);
-            return self.spawn(async move { Report::Saved(file.mend(&link, before).await) });
+        let site = self.site();
+        if let Some(saving) = self.session.save(link, site, self.child.as_ref()) {
+            self.spawn(async move { Report::Saved(saving.await) });
         }
-        let site = self.site.clone().zip(self.state.origin().map(str::to_owned));
-        let site = site.filter(|_| std::mem::take(&mut self.storage_changed));
-        let network = self.network;
-        self.spawn(async move { Report::Saved(file.save(&link, site, network, before).await) });
+    }
+
+    /// The site's tab, and the origin that it is of.
+    fn site(&self) -> Option<(Tab, String)> {
+        self.site.clone().zip(self.state.origin().map(str::to_owned))
     }
 
     fn apply(&mut self, event: Event) {
@@ -280,7 +253,7 @@ impl Supervisor {
             failed_starts: self.incarnation.saturating_sub(self.served + 1),
             buffered: self.channel.buffered(),
             lanes: self.carriers.values().filter_map(|(carrier, _)| carrier.lanes()).min(),
-            signed_in: self.signed_in,
+            signed_in: self.session.is_signed_in(),
         });
     }
 
@@ -380,7 +353,7 @@ impl Supervisor {
         }
         self.link = None;
         self.site = None;
-        self.saved = None;
+        self.session.pause();
         for (_, (carrier, _)) in self.carriers.drain() {
             carrier.close();
         }
@@ -405,7 +378,7 @@ impl Supervisor {
         self.adopt(link, events);
         let lost_site = self.site.is_some() && site.is_none();
         self.site = site;
-        self.storage_changed = true;
+        self.session.storage_changed();
         let mut missing = Vec::new();
         for (generation, (_, tab)) in &mut self.carriers {
             match carriers.iter().position(|(it, _)| it == generation) {
@@ -530,37 +503,7 @@ impl Supervisor {
                 self.apply(Event::CarrierWeighed(generation, bytes));
             }
             Report::BrowserBeat(delay) => self.apply(Event::BrowserBeat(delay)),
-            Report::Saved(saved) => self.on_saved(saved),
-        }
-    }
-
-    fn on_saved(&mut self, saved: Result<Arc<Session>, String>) {
-        match saved {
-            Ok(session) => {
-                self.note_sign_in(session.is_signed_in());
-                self.saved = Some(session);
-                self.unsaved = false;
-            }
-            Err(cause) => {
-                if !std::mem::replace(&mut self.unsaved, true) {
-                    tracing::warn!(cause, "the session could not be saved; this is tried on");
-                }
-                // Unlike anything there is: the next attempt saves all of it.
-                self.saved = Some(Arc::default());
-                self.storage_changed = true;
-            }
-        }
-    }
-
-    fn note_sign_in(&mut self, is: bool) {
-        let before = self.signed_in.replace(is);
-        if is && before != Some(true) {
-            tracing::info!(
-                "the profile is signed in: whoever goes through the page needs an access key \
-                 (`tabproxy key new`, TABPROXY_KEYS_FILE)"
-            );
-        } else if !is && before == Some(true) {
-            tracing::info!("the profile is no longer signed in");
+            Report::Saved(saved) => self.session.saved(saved),
         }
     }
 
@@ -573,12 +516,9 @@ impl Supervisor {
             tracing::info!(pid = child.pid(), "browser: {version}");
         }
         self.launching = None;
-        self.network = child.network_service();
+        self.session.begin(session, signed_in, child.network_service());
         self.child = Some(child);
         self.site = Some(site);
-        self.saved = session;
-        self.note_sign_in(signed_in);
-        self.storage_changed = false;
         self.pulse = None;
         self.version = Some(version);
         self.apply(Event::BrowserUp);
@@ -618,7 +558,8 @@ impl Supervisor {
                     carrier.redirect_stopped(from, to);
                 }
             }
-            LinkEvent::StorageChanged(tab) => self.storage_changed |= is_site(&tab),
+            LinkEvent::StorageChanged(tab) if is_site(&tab) => self.session.storage_changed(),
+            LinkEvent::StorageChanged(_) => {}
             LinkEvent::Lost(cause) => {
                 self.link = None;
                 self.apply(Event::LinkLost(cause));

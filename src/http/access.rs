@@ -143,6 +143,8 @@ pub struct Caller {
     pub keyed: bool,
     /// Whether its key opens the browser's own sign-in: then it may read who is signed in.
     pub opens_page: bool,
+    /// Whether that is what serves it now, if there is one: it has no token of its own, and no account was lent to it.
+    pub uses_page: bool,
     lease: Option<Arc<AccountLease>>,
 }
 
@@ -278,13 +280,14 @@ fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {
     } else if own.is_none() {
         request.headers_mut().remove(header::AUTHORIZATION);
     }
+    caller.uses_page = caller.opens_page && own.is_none() && caller.lease.is_none();
     if serves_tokens && !caller.opens_page {
         return Err(Fault::new(
             FaultKind::PathNotAllowed,
             "Only a key that opens the browser's own sign-in may read who is signed in.",
         ));
     }
-    let is_served = request.headers().contains_key(header::AUTHORIZATION) || caller.opens_page && signed_in;
+    let is_served = request.headers().contains_key(header::AUTHORIZATION) || caller.uses_page && signed_in;
     if !is_served && request.extensions().get::<Alias>().is_some() {
         return Err(Fault::new(FaultKind::KeyRequired, "Missing accessToken."));
     }

@@ -40,6 +40,7 @@ mod relay;
 mod reply;
 mod server;
 mod shape;
+mod signed;
 mod upload;
 mod upstream;
 
@@ -66,6 +67,7 @@ pub use access::Gate;
 pub use admin::Admin;
 pub use relay::Relay;
 pub use server::serve;
+pub use signed::SignedIn;
 
 /// Which names this server answers to. Loopback names and IP addresses always are answered to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +119,8 @@ pub struct App {
     pub turns: Turns<HeaderMap>,
     /// Who may do it.
     pub gate: Gate,
+    /// The browser's own sign-in.
+    pub signed: SignedIn,
     /// The admin password.
     pub admin: Admin,
     /// The way to the official API.

@@ -154,7 +154,7 @@ pub(super) async fn admit(app: &App, permit: Option<Permit>, arrived: Instant) -
 /// Waits for a page, and for the head of the site's answer.
 pub(super) async fn send(
     app: Arc<App>,
-    request: PageRequest,
+    mut request: PageRequest,
     mut permit: Permit,
     caller: &Caller,
     arrived: Instant,
@@ -162,8 +162,14 @@ pub(super) async fn send(
     let deadline = arrived + app.policy.queue_wait;
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
+    if caller.uses_page {
+        app.signed.authorize(&mut request, &app.browser, deadline).await?;
+    }
     let (head, exchange) = app.browser.fetch(request, deadline).await?;
     caller.answered(&head);
+    if head.status == 401 && caller.uses_page {
+        app.signed.forget().await;
+    }
     permit.carry(caller.lease());
     let status = StatusCode::from_u16(head.status).map_err(|error| {
         Fault::new(FaultKind::Internal, "The site's answer has no valid status.").maybe_sent().because(error)
@@ -205,7 +211,7 @@ fn begin_early(answer: BoxFuture<'static, Result<Answer, Fault>>, pulse: Pulse, 
 }
 
 /// Judges method and declared length.
-fn check(parts: &Parts, max_body: usize) -> Result<(), Fault> {
+pub(super) fn check(parts: &Parts, max_body: usize) -> Result<(), Fault> {
     // Case is ignored as `fetch` does it.
     if ["CONNECT", "TRACE", "TRACK"].iter().any(|it| parts.method.as_str().eq_ignore_ascii_case(it)) {
         return Err(Fault::new(FaultKind::MethodNotAllowed, "A browser cannot send this method."));

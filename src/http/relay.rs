@@ -79,6 +79,8 @@ impl Relay {
             .retry(reqwest::retry::never())
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
+            // Shorter than what servers keep: one that is just being closed would lose the next request.
+            .pool_idle_timeout(Duration::from_secs(30))
             .tcp_nodelay(true)
             .no_proxy();
         let builder = match proxy.server_for(&target) {

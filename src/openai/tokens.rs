@@ -37,7 +37,7 @@ pub fn length_of(text: &str, most: usize) -> usize {
         tokens.truncate(most);
         it.decode(&tokens).len()
     });
-    text.floor_char_boundary(length)
+    (0..=length.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
 #[cfg(test)]

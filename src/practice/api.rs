@@ -56,6 +56,8 @@ pub(super) async fn conversation(
     let mut value = summary(&conversation);
     value["conversation_id"] = json!(id);
     value["current_node"] = json!(answer);
+    // For tests: what was asked in it, and how often by a turn that did not answer the latest message.
+    value["practice"] = json!({"turns": conversation.turns, "strays": conversation.strays});
     value["mapping"] = json!({
         asked: {"id": asked, "parent": null, "children": [answer],
                 "message": {"id": asked, "author": {"role": "user"},

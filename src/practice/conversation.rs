@@ -16,7 +16,7 @@ use super::answer::{Answer, unix_micros};
 use super::events::{Events, Subject};
 use super::home;
 use super::knobs::Knobs;
-use super::reply::{Refusal, asked_error, new_id, with_type};
+use super::reply::{Refusal, asked_error, coded, new_id, with_type};
 use super::routes::{Site, whole_body};
 
 /// Conversations remembered; the oldest is forgotten first.
@@ -24,7 +24,10 @@ const MAX_CONVERSATIONS: usize = 10_000;
 /// Of a prompt, so many characters are remembered.
 const MAX_REMEMBERED_CHARS: usize = 1_000;
 
-/// One conversation: its latest turn only.
+/// Of a conversation, so many prompts are remembered, the first ones.
+const MAX_TURNS: usize = 50;
+
+/// One conversation: its latest turn, and what was asked in it.
 #[derive(Clone, Debug)]
 pub(super) struct Conversation {
     /// The id by which the client goes on with it.
@@ -39,6 +42,10 @@ pub(super) struct Conversation {
     pub prompt: (String, String),
     /// The id of the answer to it.
     pub answer: String,
+    /// The beginnings of all prompts, as far as they are remembered.
+    pub turns: Vec<String>,
+    /// Turns that did not answer the latest message.
+    pub strays: u64,
 }
 
 /// A bounded memory of conversations.
@@ -87,6 +94,11 @@ impl Conversations {
         self.lock().known.get_mut(id).map(change).is_some()
     }
 
+    /// Forgets all of them.
+    pub fn forget_all(&self) {
+        *self.lock() = Memory::default();
+    }
+
     /// Hides all of them from the list.
     pub fn hide_all(&self) {
         self.lock().known.values_mut().for_each(|conversation| conversation.visible = false);
@@ -121,6 +133,7 @@ struct Asked {
     #[serde(default)]
     messages: Vec<Message>,
     conversation_id: Option<String>,
+    parent_message_id: Option<String>,
     model: Option<String>,
 }
 
@@ -196,6 +209,9 @@ pub(super) async fn converse(
     let outcome = match knobs.status {
         Some(403) => Err(home::challenge(&site)),
         Some(status) => Err(asked_error(status, knobs.retry)),
+        None if !is_known(asked.model.as_deref()) => {
+            Err(coded(StatusCode::BAD_REQUEST, "The requested model does not exist", "model_not_found"))
+        }
         None if knobs.auth_required && is_blank(&headers) => Err(Refusal::Unauthorized.into_response()),
         None => remember(&site, &asked).map_err(IntoResponse::into_response),
     };
@@ -209,6 +225,13 @@ pub(super) async fn converse(
             running.finish();
             response
         }
+    })
+}
+
+/// Whether there could be a model of this name.
+fn is_known(model: Option<&str>) -> bool {
+    model.is_none_or(|it| {
+        it == "auto" || ["gpt-", "o1", "o3", "o4", "text-"].iter().any(|name| it.starts_with(name))
     })
 }
 
@@ -226,6 +249,11 @@ fn remember(site: &Arc<Site>, asked: &Asked) -> Result<(Subject, Speaking), Refu
         Some(id) => {
             let speaking = Speaking::begin(site, id)?;
             let known = site.conversations.change(id, |conversation| {
+                let is_stray = asked.parent_message_id.as_ref() != Some(&conversation.answer);
+                conversation.strays += u64::from(is_stray);
+                if conversation.turns.len() < MAX_TURNS {
+                    conversation.turns.push(turn.1.clone());
+                }
                 conversation.prompt = turn;
                 conversation.answer.clone_from(&answer);
             });
@@ -241,8 +269,10 @@ fn remember(site: &Arc<Site>, asked: &Asked) -> Result<(Subject, Speaking), Refu
                 title: String::new(),
                 visible: true,
                 created: began,
+                turns: vec![turn.1.clone()],
                 prompt: turn,
                 answer: answer.clone(),
+                strays: 0,
             });
             let speaking = Speaking::begin(site, &id)?;
             (id, speaking)

@@ -184,6 +184,11 @@ impl Practice {
         self.site.tally.reset();
     }
 
+    /// Forgets every conversation, as if its owner had deleted them.
+    pub fn forget_conversations(&self) {
+        self.site.conversations.forget_all();
+    }
+
     /// Makes every clearance cookie that was given so far invalid.
     pub fn expire_clearance(&self) {
         self.site.gate.expire_clearance();

@@ -4,8 +4,11 @@
 // A panic in a test is how it fails.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod bodies;
+mod chat;
 mod clients;
+mod compat;
 mod devtools;
 mod faults;
 mod heartbeat;
@@ -17,6 +20,7 @@ mod overload;
 mod plugin;
 mod program;
 mod refusals;
+mod relay;
 mod repairs;
 mod resources;
 mod rig;

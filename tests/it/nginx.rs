@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
+use crate::access::Desk;
 use crate::program::Program;
 use crate::rig::{PATIENCE, Rig, client, eventually, last_text, turn};
 
@@ -74,6 +75,7 @@ impl Nginx {
             ("listen 80", &listen),
             ("/etc/nginx/tabproxy/tls", home.path().to_str().unwrap()),
             ("/etc/nginx/tabproxy", files.to_str().unwrap()),
+            ("/var/log/nginx", home.path().to_str().unwrap()),
         ]
         .iter()
         .chain(setup.changes)
@@ -285,6 +287,38 @@ async fn our_own_errors_pass_as_they_are() {
         (ready.status().as_u16(), &ready.headers()["content-type"]),
         (503, &"application/json".parse().unwrap())
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_the_path_passes_and_is_in_no_log() {
+    let desk = Desk::new();
+    let key = desk.key(&[]);
+    let rig = Rig::with(Default::default(), |config| {
+        config.keys_file = Some(desk.keys());
+        config.require_key = true;
+    })
+    .await;
+    let nginx = Nginx::start(Setup::at(rig.addr())).await;
+    let answer = nginx.client.post(nginx.url(&format!("/k/{key}/backend-api/conversation")));
+    let answer = answer.json(&turn("with-key", "hello count=3")).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(!last_text(&answer.bytes().await.unwrap()).is_empty());
+    assert_eq!(nginx.get("/backend-api/models", "*/*").await.status(), 401);
+    for path in ["/elsewhere", "", "/backend-api/../x?a=b"] {
+        let status = nginx.get(&format!("/k/{key}{path}"), "*/*").await.status();
+        assert!(status.is_client_error(), "{path}: {status}");
+    }
+    rig.stop().await;
+    // With nobody behind it, nginx would repeat the request in its error log.
+    let down = nginx.get(&format!("/k/{key}/v1/models"), "*/*").await;
+    assert_eq!(down.status(), 502);
+    assert!(down.text().await.unwrap().starts_with('{'));
+    assert_eq!(nginx.get("/backend-api/models", "*/*").await.status(), 502);
+    let access = || fs::read_to_string(nginx.home.path().join("access.log")).unwrap_or_default();
+    let all = eventually(access, |it| it.lines().count() >= 7).await + &nginx.log();
+    assert!(all.contains("\"POST /k/-/backend-api/conversation HTTP/1.1\" 200"), "{all}");
+    assert!(all.contains("GET /k/-/v1/models"), "{all}");
+    assert!(!all.contains(&key[3..]), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

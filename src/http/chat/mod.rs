@@ -16,7 +16,7 @@ mod index;
 mod models;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -153,6 +153,7 @@ async fn read(
     form: Form,
     arrived: Instant,
 ) -> Result<Job, Refusal> {
+    page::check(parts, app.policy.max_body)?;
     upload.read_until(page::READ_EARLY).await?;
     let mut permit = None;
     if !upload.is_read() {
@@ -285,7 +286,7 @@ impl Job {
 /// Which of the site's two sides serves this caller: the anonymous one has no conversations of anybody.
 fn base(app: &App, caller: &Caller, headers: &[(String, String)]) -> &'static str {
     let has_token = headers.iter().any(|(name, _)| name == "authorization");
-    let has_page = caller.opens_page && app.browser.watch().borrow().signed_in == Some(true);
+    let has_page = caller.uses_page && app.browser.watch().borrow().signed_in == Some(true);
     if has_token || has_page { "/backend-api" } else { "/backend-anon" }
 }
 
@@ -336,7 +337,7 @@ async fn whole(
 ) -> Response {
     match collect(answer, &mut completion).await {
         Ok(json) => {
-            account.metrics.sent(json.len(), Duration::ZERO);
+            account.metrics.sent(json.len(), None);
             account.ending.end(Outcome::Complete);
             let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
             (headers, json).into_response()

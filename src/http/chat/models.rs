@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
@@ -35,9 +36,11 @@ pub(in crate::http) async fn engines(State(app): State<Arc<App>>, request: Reque
 /// `GET /v1/models/{name}`.
 pub(in crate::http) async fn model(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Response {
+    // What is no text is the name of no model.
+    let name = name.map_or_else(|_| String::new(), |it| it.0);
     let find = move |names: Vec<String>| {
         if names.contains(&name) { Ok(lists::model(&name)) } else { Err(Invalid::model(&name)) }
     };
