@@ -2,13 +2,14 @@
 # make test   everything that must hold
 # make bench  measure it, against floors measured in the same run
 # make soak   ten minutes of random faults under load; nothing may be lost (ARGS="--minutes 2 --faults kill-browser")
+# make test-docker   the image and the compose files on a Docker engine of its own (root; a quarter of an hour)
 # make fuzz   the parsers of foreign bytes, SECONDS=60 each
 #
 # Each installs what is missing first (Debian and Ubuntu; elsewhere it says what to install).
 
 CARGO ?= cargo
 
-.PHONY: demo test bench soak deps deps-test lint
+.PHONY: demo test test-docker bench soak deps deps-test lint
 
 demo: deps
 	$(CARGO) run --release --locked --quiet -- demo $(ARGS)
@@ -24,6 +25,9 @@ lint:
 bench: deps
 	$(CARGO) bench --locked --bench stream -- $(ARGS)
 
+test-docker:
+	tests/docker/run.sh
+
 # The last --minutes counts.
 soak: deps
 	$(CARGO) test --release --locked --test soak -- --minutes 10 $(ARGS)
@@ -32,7 +36,7 @@ deps:
 	@scripts/deps.sh
 
 deps-test:
-	@scripts/deps.sh nginx node python
+	@scripts/deps.sh nginx systemd node python
 
 # The parsers of foreign bytes against libFuzzer, each for SECONDS; needs `rustup toolchain install nightly`
 # and `cargo install cargo-fuzz`.

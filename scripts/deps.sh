@@ -3,6 +3,7 @@
 # compiler for the TLS library. Each word on the command line adds one more thing:
 #
 #   nginx    the server of that name
+#   systemd  what checks its units
 #   node     Node.js, and the npm clients of tests/clients/package-lock.json, in target/clients
 #   python   Python, and the packages of tests/clients/requirements.txt, in target/clients/venv
 #
@@ -23,15 +24,19 @@ has chromium || has chromium-browser || has google-chrome || has google-chrome-s
     [ -n "${TABPROXY_CHROMIUM:-}" ] || missing="$missing chromium"
 has cc || missing="$missing gcc libc6-dev"
 nginx=""
-if wants nginx && ! has_nginx; then
-    nginx=" nginx-light"
-    missing="$missing$nginx"
-fi
-if wants node; then
-    has node || missing="$missing nodejs"
-    has npm || missing="$missing npm"
-fi
-wants python && ! has_venv && missing="$missing python3 python3-venv"
+for word in "$@"; do
+    case "$word" in
+        nginx) has_nginx || nginx=" nginx-light" ;;
+        systemd) has systemd-analyze || missing="$missing systemd" ;;
+        node)
+            has node || missing="$missing nodejs"
+            has npm || missing="$missing npm"
+            ;;
+        python) has_venv || missing="$missing python3 python3-venv" ;;
+        *) echo "$0: what is $word?" >&2 && exit 2 ;;
+    esac
+done
+missing="$missing$nginx"
 
 as_root=""
 if [ "$(id -u)" != 0 ]; then

@@ -51,7 +51,7 @@
 //! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`store`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
-//! | L4 | this file, [`cli`], [`demo`] |
+//! | L4 | this file, [`cli`], [`demo`], [`health`] |
 //!
 //! [`practice`] stands apart: it imports nothing of ours.
 
@@ -66,6 +66,7 @@ pub mod error;
 pub mod exchange;
 pub mod files;
 pub mod flow;
+pub mod health;
 pub mod http;
 pub mod openai;
 pub mod pipe;
@@ -203,6 +204,7 @@ impl Server {
         let addr = listener.local_addr()?;
         let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
         let way_out = gateway::way_out(&config.proxy).await?;
+        tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy));
         let spec = BrowserSpec {
             launch: LaunchSpec {
                 binary,

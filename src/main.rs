@@ -1,5 +1,6 @@
 //! The program: parse, start the log, run, exit code. Everything else is in the library.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -30,6 +31,10 @@ async fn run(cli: Cli) -> ExitCode {
             lines.iter().for_each(|line| println!("{line}"));
             if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+        Task::Health(args) => match args.listen(&env) {
+            Ok(listen) => health(listen).await,
+            Err(problem) => fail(&[problem]),
+        },
         Task::Demo(demo) => {
             let _log = log::init("warn", log::Format::Text, None);
             match tabproxy::demo::run(demo, &env, on_signal()).await {
@@ -40,6 +45,17 @@ async fn run(cli: Cli) -> ExitCode {
         Task::Practice(args) => practice(args).await,
         Task::Key(task) => done(keys::run(task)),
         Task::Password => done(keys::hash_password()),
+    }
+}
+
+/// What a monitor wants to know: the exit code, and for a person the reason.
+async fn health(listen: SocketAddr) -> ExitCode {
+    match tabproxy::health::ask(listen).await {
+        Ok((is_ready, said)) => {
+            println!("{}", said.trim_end());
+            if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => fail(&[error]),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::child::Child;
-use super::profile;
+use super::{profile, shm};
 
 /// Everything that decides how the browser is started.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ pub enum LaunchError {
 
 impl LaunchSpec {
     /// The command line, one flag each with its reason. `port` is where CDP is to listen.
-    fn flags(&self, port: u16, sandbox: bool) -> Vec<String> {
+    fn flags(&self, port: u16, sandbox: bool, shm: bool) -> Vec<String> {
         let mut flags = vec![
             format!("--user-data-dir={}", self.profile.display()),
             // A port that we pick: port 0 would make Chromium announce itself as automated to every page,
@@ -119,6 +119,10 @@ impl LaunchSpec {
         if !sandbox {
             flags.push("--no-sandbox".into());
         }
+        if !shm {
+            // Files in TMPDIR in its place.
+            flags.push("--disable-dev-shm-usage".into());
+        }
         if !self.resolve.is_empty() {
             let rules: Vec<_> = self.resolve.iter().map(|(host, at)| format!("MAP {host} {at}")).collect();
             flags.push(format!("--host-resolver-rules={}", rules.join(",")));
@@ -152,22 +156,29 @@ impl LaunchSpec {
         if self.sandbox == Sandbox::Auto && root {
             tracing::warn!("running as root, where Chromium has no sandbox: it is off; run as another user");
         }
-        match self.launch_with(sandbox).await {
+        let complaint = shm::complaint();
+        if let Some(why) = &complaint {
+            tracing::warn!(
+                "{why}: the browser keeps shared memory in files, which is slower; give it more (docker run --shm-size=1gb, or shm_size: 1gb in compose)"
+            );
+        }
+        let shm = complaint.is_none();
+        match self.launch_with(sandbox, shm).await {
             Err(LaunchError::NoSandbox(why)) if self.sandbox == Sandbox::Auto => {
-                tracing::warn!(%why, "the kernel does not allow Chromium's sandbox: it is off (allow user namespaces to have it)");
-                self.launch_with(false).await
+                tracing::warn!(%why, "the kernel does not allow Chromium's sandbox: it is off (to have it, allow user namespaces; in Docker, --security-opt seccomp=docker/seccomp.json)");
+                self.launch_with(false, shm).await
             }
             other => other,
         }
     }
 
-    async fn launch_with(&self, sandbox: bool) -> Result<Child, LaunchError> {
+    async fn launch_with(&self, sandbox: bool, shm: bool) -> Result<Child, LaunchError> {
         profile::seed(&self.profile)?;
         let tmp = profile::scratch(&self.profile)?;
         let port = free_port()?;
         let mut command = Command::new(&self.binary);
         command
-            .args(self.flags(port, sandbox))
+            .args(self.flags(port, sandbox, shm))
             .env("TMPDIR", &tmp)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

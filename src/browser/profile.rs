@@ -87,8 +87,10 @@ pub enum ProfileError {
     )]
     Browser(PathBuf, i32),
     /// It cannot be written.
-    #[error("cannot write to profile {0}: {1}; set TABPROXY_PROFILE to a directory of yours")]
-    Unwritable(PathBuf, io::Error),
+    #[error(
+        "cannot write to profile {0}: {1}; make it writable for user {2}, or set TABPROXY_PROFILE to another directory"
+    )]
+    Unwritable(PathBuf, io::Error, u32),
 }
 
 /// Our hold on a profile, for as long as this lives.
@@ -101,7 +103,8 @@ impl ProfileLock {
     /// Takes the profile, or says who has it. Marks that a dead browser left behind are removed: Chromium
     /// itself gives up on those that name another host, as after a container was replaced.
     pub fn take(profile: &Path) -> Result<ProfileLock, ProfileError> {
-        let unwritable = |e| ProfileError::Unwritable(profile.to_owned(), e);
+        let user = rustix::process::geteuid().as_raw();
+        let unwritable = |e| ProfileError::Unwritable(profile.to_owned(), e, user);
         private_dir(profile).map_err(unwritable)?;
         let path = profile.join(LOCK);
         let file = File::options()

@@ -2,6 +2,7 @@
 //!
 //! It exists so that `--help` is the manual. It must not know how anything is served.
 
+pub mod health;
 pub mod keys;
 
 use std::fs::OpenOptions;
@@ -76,6 +77,8 @@ pub enum Task {
     Key(KeyTask),
     /// Print the hash of an admin password, which is read from the terminal or from stdin
     Password,
+    /// Ask a running server whether it is ready; exit code 0 if so, otherwise 1, and the reason
+    Health(health::HealthArgs),
 }
 
 /// How the demo runs. Other options of the browser are taken from the environment, as by `serve`.

@@ -9,6 +9,7 @@ mod bodies;
 mod chat;
 mod clients;
 mod compat;
+mod deploy;
 mod devtools;
 mod faults;
 mod heartbeat;

@@ -13,6 +13,7 @@
 //! It must not know what passes through it.
 
 mod head;
+pub mod reach;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,0 +1,48 @@
+//! `tabproxy health`: asks the server on this machine whether it would serve a request now. It exists for
+//! monitors that can only run a program, as Docker's, where there is no curl. It knows only the public port.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+
+/// What can go wrong: anything, said as it is.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long the server may take.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// What `/readyz` says, and whether that is "ready". `listen` is where the server was told to listen.
+///
+/// # Errors
+/// Nobody answers there within four seconds.
+pub async fn ask(listen: SocketAddr) -> Result<(bool, String), Error> {
+    let addr = SocketAddr::new(here(listen.ip()), listen.port());
+    let answer = async {
+        let stream = tokio::net::TcpStream::connect(addr).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let request =
+            hyper::Request::get("/readyz").header("host", addr.to_string()).body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        let is_ready = response.status().is_success();
+        let text = response.into_body().collect().await?.to_bytes();
+        Ok::<_, Error>((is_ready, String::from_utf8_lossy(&text).into_owned()))
+    };
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(format!("no answer from {addr}: {error}").into()),
+        Err(_) => Err(format!("no answer from {addr} within {PATIENCE:?}").into()),
+    }
+}
+
+/// Whoever listens on every address is reached on the loopback one.
+fn here(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
