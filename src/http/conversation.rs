@@ -83,7 +83,7 @@ fn fill_in(request: &mut PageRequest) -> Option<Turn> {
 }
 
 /// Waits for the conversation, for a place and for a page, and for the head of the site's answer.
-async fn perform(
+pub(super) async fn perform(
     app: Arc<App>,
     prepared: Prepared,
     conversation: Option<String>,

@@ -119,6 +119,20 @@ async fn turns_go_on_in_one_conversation_for_the_same_caller_and_in_both_formats
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn two_turns_at_once_into_one_conversation_take_turns() {
+    let rig = Rig::ready().await;
+    let one = said(&rig, "a", &[user("hello count=2")]).await;
+    let next = |prompt: &str| [user("hello count=2"), assistant(&one), user(prompt)];
+    rig.site.reset_counters();
+    let (a, b) = (next("a count=30 interval=20 text=cjk"), next("b count=30 interval=20 text=emoji"));
+    let (a, b) = tokio::join!(said(&rig, "a", &a), said(&rig, "a", &b));
+    assert_eq!((a, b), (answer_text("count=30 text=cjk"), answer_text("count=30 text=emoji")));
+    assert_eq!((rig.counters().posts, rig.counters().max_active), (2, 1));
+    let all = conversations(&rig).await;
+    assert_eq!((all.len(), all[0].0.len()), (1, 3), "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_before_a_restart_goes_on_after_it() {
     let rig = Rig::ready().await;
     let one = said(&rig, "a", &[user("hello count=3")]).await;

@@ -2,9 +2,9 @@
 //! chat, performed by the page, and the answer is translated back.
 //!
 //! ```text
-//! read, check ──> known before? ──> turn ──> page::perform ──> Completion ──> body
-//!                  (Index)           ^             │ 404 of a conversation that the site forgot
-//!                                    └─────────────┘ once, with the whole history
+//! read, check ──> known before? ──> turn ──> perform ──> Completion ──> body
+//!                  (Index)           ^         │ 404 of a conversation that the site forgot
+//!                                    └─────────┘ once, with the whole history
 //! ```
 //!
 //! As with the pass-through everything lives in the handler's future and in the body: a client that leaves
@@ -32,7 +32,7 @@ use super::page::{self, Prepared};
 use super::pulse::Pulse;
 use super::reply::Asked as Whose;
 use super::upload::Upload;
-use super::{App, headers, refused, shape};
+use super::{App, conversation, headers, refused, shape};
 use crate::admission::Permit;
 use crate::error::{Fault, FaultKind};
 use crate::exchange::PageRequest;
@@ -259,7 +259,8 @@ async fn perform(app: Arc<App>, mut job: Job, arrived: Instant) -> Result<Answer
     };
     let request = job.request(&text, Some(&place), &app);
     let prepared = Prepared { request, permit, caller: job.caller.clone() };
-    let answer = page::perform(app.clone(), prepared, arrived).await?;
+    let conversation = Some(place.conversation.clone());
+    let answer = conversation::perform(app.clone(), prepared, conversation, arrived).await?;
     if answer.status != StatusCode::NOT_FOUND || is_alone {
         return Ok(answer);
     }
