@@ -12,6 +12,8 @@ const parser = createParser({
     got.afterDone += got.done
     if (event && !got.names.includes(event)) got.names.push(event)
     if (data === '[DONE]') return (got.done += 1)
+    // The site's own pings have a time in them, which is no JSON.
+    if (event === 'ping') return
     try {
       const json = JSON.parse(data)
       got.text = json.message?.content?.parts?.[0] ?? got.text
