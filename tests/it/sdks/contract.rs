@@ -1,5 +1,7 @@
 //! `/openapi.json` against what is served: schemathesis makes requests of it, good and bad.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
@@ -46,31 +48,33 @@ async fn the_document_and_its_page_are_served_and_everything_in_it_leads_somewhe
     assert_eq!(code_of(outside).await, "path_not_allowed");
 }
 
+/// Takes the place of the official API, and finds everything good.
+async fn official() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let router = axum::Router::new().fallback(async || "{}");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    addr
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_input_of_any_kind_never_gives_a_server_error() {
-    // A good request may be long: the stub of the site answers each in less than a second.
-    let rig = rig(|config| config.admin_password = Some("password".to_owned().into())).await;
+    let official = official().await;
+    let rig = rig(|config| {
+        config.admin_password = Some("password".to_owned().into());
+        config.api_target = format!("http://{official}/").parse().unwrap();
+    })
+    .await;
     let mut command = python();
-    command
-        .args(["-m", "schemathesis.cli", "run", &rig.url("/openapi.json")])
-        .current_dir(rig.profile.path());
-    command.args([
-        "--checks",
-        "not_a_server_error",
-        "--mode",
-        "all",
-        "--phases",
-        "examples,coverage,fuzzing",
-    ]);
-    command.args(["--max-examples", "8", "--seed", "5", "--no-shrink", "--workers", "2"]);
-    // The relay goes to another host, and the password must stay what it is.
-    command.args([
-        "--exclude-path-regex",
-        "^/(v1/\\{rest\\}|platform/|admin/password)",
-        "--header",
-        "Authorization: password",
-    ]);
-    command.args(["--request-timeout", "30", "--continue-on-failure", "--suppress-health-check", "all"]);
+    command.args(["-m", "schemathesis.cli", "run", &rig.url("/openapi.json")]);
+    command.args(["--checks", "not_a_server_error", "--mode", "all", "--phases", "examples,coverage,fuzzing"]);
+    command.args(["--max-examples", "8", "--seed", "5", "--no-shrink", "--workers", "2", "--continue-on-failure"]);
+    command.args(["--request-timeout", "30", "--suppress-health-check", "all", "--warnings", "off"]);
+    // The admin's routes know this; for the site and the official API it is somebody's token. Only the password
+    // itself must stay what it is.
+    command.args(["--header", "Authorization: password", "--exclude-path", "/admin/password"]);
+    // It keeps what it has found, which is for nobody here.
+    command.current_dir(rig.profile.path());
     let mut child = command.spawn().unwrap();
     let mut said = String::new();
     let read = async {
@@ -78,10 +82,11 @@ async fn bad_input_of_any_kind_never_gives_a_server_error() {
         child.wait().await.unwrap()
     };
     let ended = tokio::time::timeout(4 * PATIENCE, read).await.expect("it ends");
+    println!("{said}");
     assert!(ended.success(), "{said}");
-    assert!(said.contains("passed") || said.contains("No issues found"), "{said}");
-    // It has asked something, and the proxy is as it was.
-    assert!(rig.counters().requests_total > 100, "{said}");
+    // It has asked for a lot, also of the site, and the proxy is as it was.
+    let counters = rig.counters();
+    assert!(counters.posts > 20 && counters.requests_total > 200, "{counters:?}\n{said}");
     rig.wait_ready().await;
     rig.answers("after").await;
 }
