@@ -41,7 +41,7 @@ pub struct Admission {
 pub struct Permit {
     _place: OwnedSemaphorePermit,
     /// What else ends with the exchange.
-    beside: Option<Box<dyn Any + Send>>,
+    beside: Vec<Box<dyn Any + Send>>,
 }
 
 impl fmt::Debug for Permit {
@@ -52,12 +52,12 @@ impl fmt::Debug for Permit {
 
 impl Permit {
     fn new(place: OwnedSemaphorePermit) -> Permit {
-        Permit { _place: place, beside: None }
+        Permit { _place: place, beside: Vec::new() }
     }
 
     /// Keeps `it` as long as the permit is kept, beside what it keeps already.
     pub fn carry(&mut self, it: impl Any + Send) {
-        self.beside = Some(Box::new((it, self.beside.take())));
+        self.beside.push(Box::new(it));
     }
 }
 

@@ -64,12 +64,16 @@ pub struct Exchange {
     ended: bool,
     /// What has been looked at already, and is still to be given out.
     held: VecDeque<Option<Result<Taken, Fault>>>,
+    /// Who else wants to see the chunks.
+    watch: Option<Watch>,
 }
+
+type Watch = Box<dyn FnMut(&[u8]) -> bool + Send>;
 
 impl Exchange {
     /// The reading end of `pipe`, for exchange `id` behind `valve`.
     pub fn new(id: u32, pipe: Arc<Pipe>, valve: Arc<dyn Valve>) -> Exchange {
-        Exchange { id, pipe, valve, ended: false, held: VecDeque::new() }
+        Exchange { id, pipe, valve, ended: false, held: VecDeque::new(), watch: None }
     }
 
     /// The answer's head, once. The fault says whether the request may have been sent.
@@ -102,10 +106,21 @@ impl Exchange {
 
     /// The next chunk of body; `None` is the clean end. After a fault or the end, stop.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Taken, Fault>>> {
-        match self.held.pop_front() {
+        let next = match self.held.pop_front() {
             Some(next) => Poll::Ready(next),
             None => self.poll_next(cx),
+        };
+        if let (Poll::Ready(Some(Ok(taken))), Some(watch)) = (&next, &mut self.watch)
+            && !watch(&taken.bytes)
+        {
+            self.watch = None;
         }
+        next
+    }
+
+    /// Shows every chunk that is given out to `watch`, until that has seen enough and says no.
+    pub fn watch(&mut self, watch: impl FnMut(&[u8]) -> bool + Send + 'static) {
+        self.watch = Some(Box::new(watch));
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Taken, Fault>>> {

@@ -27,7 +27,8 @@
 //!
 //! # The way of a request
 //!
-//! [`http`] checks Host and Origin, then the path; [`admission`] gives a permit, or a place in a bounded
+//! [`http`] checks Host and Origin, then who asks (`http::access`: a key opens stored [`accounts`] or the browser's own
+//! sign-in; once somebody is signed in, nothing goes into the page without one), then the path; [`admission`] gives a permit, or a place in a bounded
 //! queue; [`browser::Browser::fetch`] waits for a carrier and hands the request to it. Permit and exchange
 //! move into the body: when the client leaves they drop, and the drop aborts the fetch in the page.
 //! The page asks for the start of each request (`browser::frame`, G and S), so that one that was handed to a

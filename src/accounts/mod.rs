@@ -11,7 +11,7 @@
 //! followed as it changes; what is known of an account stays with it as long as its token is the same. Time is
 //! handed in. Knows nothing of HTTP and of keys but the names that they open.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -112,7 +112,21 @@ pub struct Accounts {
     /// The unnamed ones where there is no file to keep them in.
     all: Mutex<Vec<Arc<Account>>>,
     leases: AtomicU64,
+    homes: Mutex<Homes>,
 }
+
+/// Which account each conversation was begun with: the site shows it to no other.
+#[derive(Debug, Default)]
+struct Homes {
+    of: HashMap<String, String>,
+    /// The oldest first.
+    order: VecDeque<String>,
+}
+
+/// So many conversations are remembered, until the process ends.
+const HOMES: usize = 50_000;
+/// No conversation has a longer id.
+const LONGEST_ID: usize = 64;
 
 /// Why no account can be lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +167,7 @@ impl Accounts {
     pub fn open(path: Option<&Path>) -> Result<Accounts, FileError> {
         let file = path.map(|path| Watched::open(path, make)).transpose()?;
         let all = file.iter().flat_map(|it| it.get().to_vec()).map(Account::new).collect();
-        Ok(Accounts { file, all: Mutex::new(all), leases: AtomicU64::new(0) })
+        Ok(Accounts { file, all: Mutex::new(all), leases: AtomicU64::new(0), homes: Mutex::default() })
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Account>>> {
@@ -192,6 +206,41 @@ impl Accounts {
         state.last = self.leases.fetch_add(1, Ordering::Relaxed) + 1;
         drop(state);
         Ok(AccountLease { account: (*best).clone() })
+    }
+
+    /// This conversation was begun with this account, or goes on with it.
+    pub fn remember(&self, conversation: &str, account: &str) {
+        if conversation.is_empty() || conversation.len() > LONGEST_ID {
+            return;
+        }
+        let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        if homes.of.insert(conversation.to_owned(), account.to_owned()).is_none() {
+            homes.order.push_back(conversation.to_owned());
+        }
+        if homes.order.len() > HOMES
+            && let Some(oldest) = homes.order.pop_front()
+        {
+            homes.of.remove(&oldest);
+        }
+    }
+
+    /// Lends the account that this conversation belongs to; `None` where that is not known, or not one of
+    /// `names` (empty for any).
+    ///
+    /// # Errors
+    /// [`NoAccount`], if that one cannot be lent: another would not find the conversation.
+    pub fn lease_in(
+        &self,
+        conversation: &str,
+        names: &[String],
+        now: Instant,
+    ) -> Option<Result<AccountLease, NoAccount>> {
+        let homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        let home = homes.of.get(conversation)?.clone();
+        drop(homes);
+        let is_open = names.is_empty() || names.contains(&home);
+        let is_there = is_open && self.all().iter().any(|it| it.name == home);
+        is_there.then(|| self.lease(&[home], now))
     }
 
     /// How each of them is.
@@ -261,6 +310,11 @@ impl Accounts {
     }
 }
 
+/// Whether a header can carry this as a token.
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|it| it.is_ascii_graphic())
+}
+
 fn make(file: AccountFile) -> Result<Named, String> {
     let (mut names, mut unnamed) = (HashSet::new(), 0);
     let mut make = |StoredAccount { name, token }: StoredAccount| {
@@ -277,7 +331,7 @@ fn make(file: AccountFile) -> Result<Named, String> {
         files::check_name(&name)?;
         let token = token.trim();
         let token = token.strip_prefix("Bearer ").unwrap_or(token);
-        if token.is_empty() || !token.bytes().all(|it| it.is_ascii_graphic()) {
+        if !is_token(token) {
             return Err(format!("the account {name} has no token that a header can carry"));
         }
         if !names.insert(name.clone()) {

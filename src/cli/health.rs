@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::{Settings, problem};
+use super::Settings;
+use super::check::problem;
 use crate::config::Problem;
 
 /// Whom to ask.

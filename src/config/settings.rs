@@ -79,7 +79,7 @@ pub struct Settings {
     #[arg(help_heading = "Who may use it")]
     pub admin_password: Option<String>,
     /// Origins whose pages may use this server from a browser, separated by commas, or * for all.
-    /// Example: https://chat.example.com [default: off]
+    /// Example: `https://chat.example.com` [default: off]
     #[arg(long, env = "TABPROXY_CORS", hide_env_values = true, value_name = "ORIGINS")]
     #[arg(help_heading = "Who may use it")]
     pub cors: Option<String>,

@@ -15,8 +15,7 @@
 //! comes later passes that header on and need not know where it comes from. A key never goes further than this.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -24,55 +23,20 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::compat::Alias;
 use super::reply::Asked;
-use super::{App, journal, path, plugin, relay, shape};
+use super::throttle::Throttle;
+use super::{App, home, journal, path, plugin, relay, shape};
 use crate::access::{self, AccessKeys, Holder};
 use crate::accounts::{AccountLease, Accounts, NoAccount, PAGE};
 use crate::error::{Fault, FaultKind};
-use crate::exchange::Head;
+use crate::exchange::{Exchange, Head, PageRequest};
 use crate::telemetry::figures::Refusals;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
-
-/// So many wrong keys or passwords from one address at once, and one more each so many seconds.
-const WRONG: (NonZeroU32, Duration) = (NonZeroU32::new(10).unwrap(), Duration::from_secs(6));
-
-/// Counts what an address does wrong.
-pub struct Throttle(DefaultKeyedRateLimiter<IpAddr>);
-
-impl Throttle {
-    fn new() -> Throttle {
-        let quota = Quota::with_period(WRONG.1).unwrap_or(Quota::per_minute(WRONG.0));
-        Throttle(RateLimiter::keyed(quota.allow_burst(WRONG.0)))
-    }
-
-    /// One more from there.
-    ///
-    /// # Errors
-    /// How long to wait, when it was one too many.
-    pub fn count(&self, from: Option<IpAddr>) -> Result<(), Fault> {
-        let from = from.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), network);
-        self.0.check_key(&from).map_err(|until| {
-            let wait = until.wait_time_from(DefaultClock::default().now());
-            Fault::new(FaultKind::TooManyAttempts, "Too many wrong keys or passwords came from your address.")
-                .retry_after(wait)
-        })
-    }
-}
-
-/// Whose addresses are one person's: of IPv6, a whole network.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(it) => Ipv6Addr::from_bits(it.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 => v4,
-    }
-}
 
 /// Everything that callers are judged by.
 pub struct Gate {
@@ -102,8 +66,8 @@ impl Gate {
     pub fn look(&self) {
         self.keys.look();
         self.accounts.look();
-        self.wrong_keys.0.retain_recent();
-        self.attempts.0.retain_recent();
+        self.wrong_keys.forget();
+        self.attempts.forget();
     }
 
     /// Who shows this key, if any is shown. A right key is never throttled: 256 bits cannot be guessed, and its
@@ -146,10 +110,12 @@ pub struct Caller {
     /// Whether that is what serves it now, if there is one: it has no token of its own, and no account was lent to it.
     pub uses_page: bool,
     lease: Option<Arc<AccountLease>>,
+    /// The accounts that its key opens; empty for all of them.
+    accounts: Arc<[String]>,
 }
 
 impl Caller {
-    /// The caller of a request that came past [`layer`]; nobody in particular for another one.
+    /// The caller of a request that this module has let pass; nobody in particular for another one.
     pub fn of(extensions: &axum::http::Extensions) -> Caller {
         extensions.get().cloned().unwrap_or_default()
     }
@@ -165,6 +131,39 @@ impl Caller {
     /// The loan that its request runs with, to be held as long as that goes on.
     pub fn lease(&self) -> Option<Arc<AccountLease>> {
         self.lease.clone()
+    }
+
+    /// Has a request that goes on with a conversation use the account that it was begun with.
+    ///
+    /// # Errors
+    /// When that one cannot be lent now: another would not find the conversation.
+    pub fn settle(&mut self, gate: &Gate, request: &mut PageRequest) -> Result<(), Fault> {
+        let Some(lease) = &self.lease else { return Ok(()) };
+        let Some(conversation) = home::conversation_of(request) else { return Ok(()) };
+        let Some(other) = gate.accounts.lease_in(&conversation, &self.accounts, Instant::now()) else {
+            return Ok(());
+        };
+        let other = other?;
+        if other.name() != lease.name() {
+            let value = format!("Bearer {}", other.token().expose_secret());
+            request.headers.retain(|(name, _)| name != "authorization");
+            request.headers.push(("authorization".into(), value));
+            self.lease = Some(Arc::new(other));
+        }
+        Ok(())
+    }
+
+    /// Notes which conversation an answer begins or goes on with, as it passes.
+    pub fn follow(&self, gate: &Gate, head: &Head, exchange: &mut Exchange) {
+        let is_stream = |(name, value): &(String, String)| {
+            name == "content-type" && value.starts_with("text/event-stream")
+        };
+        if let Some(lease) = self.lease.clone().filter(|_| head.headers.iter().any(is_stream)) {
+            let accounts = gate.accounts.clone();
+            // The name alone: the loan ends with the exchange.
+            let name = lease.name().to_owned();
+            exchange.watch(home::watch(move |conversation| accounts.remember(conversation, &name)));
+        }
     }
 
     /// The site has answered: an account that it wants no more of rests, one that it does not know is marked.
@@ -266,6 +265,7 @@ fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {
     let mut lease = None;
     if let Some(holder) = &holder {
         caller.opens_page = gate.opens_page(holder);
+        caller.accounts = holder.accounts.clone();
         if own.is_none() && !gives_tokens {
             lease = gate.lend(holder, Instant::now())?;
         }
@@ -387,18 +387,6 @@ mod tests {
             let got = got.as_ref().map(|(key, rest)| (key.expose_secret(), rest.to_string()));
             assert_eq!(got, expected.map(|(key, rest)| (key, rest.to_owned())), "{target}");
         }
-    }
-
-    #[test]
-    fn one_address_gets_tired_and_another_does_not() {
-        let throttle = Throttle::new();
-        let from = |text: &str| Some(text.parse().unwrap());
-        let counted = (0..100).take_while(|_| throttle.count(from("2001:db8::1")).is_ok()).count();
-        assert_eq!(counted, 10);
-        let refused = throttle.count(from("2001:db8::ffff")).unwrap_err();
-        assert_eq!(refused.kind(), FaultKind::TooManyAttempts);
-        assert!(refused.wait().is_some_and(|it| it <= WRONG.1 && !it.is_zero()));
-        assert!(throttle.count(from("2001:db8:0:1::1")).is_ok() && throttle.count(from("10.0.0.1")).is_ok());
     }
 
     #[test]

@@ -28,6 +28,7 @@ use super::access::bearer;
 use super::reply::{self, Asked};
 use super::{App, journal};
 use crate::access::password;
+use crate::accounts;
 use crate::error::{Fault, FaultKind};
 
 /// The largest body, in bytes.
@@ -84,16 +85,14 @@ async fn change_tokens(app: Arc<App>, request: Request) -> Result<Value, Fault> 
         Token::Alone(token) | Token::With { token } => SecretString::from(token),
     };
     let tokens: Vec<_> = tokens.into_iter().map(own).collect();
+    if !tokens.iter().all(|it| accounts::is_token(it.expose_secret().trim())) {
+        return Err(Fault::new(FaultKind::BadRequest, "Each token must be one word."));
+    }
     let (count, accounts) = (tokens.len(), app.gate.accounts.clone());
+    let failed = "The tokens could not be stored; the log says why.";
     let kept = tokio::task::spawn_blocking(move || accounts.replace_unnamed(tokens)).await;
-    let kept = kept.map_err(|e| Fault::new(FaultKind::Internal, "The change was not made.").because(e))?;
-    let kept = kept.map_err(|e| {
-        Fault::new(
-            FaultKind::BadRequest,
-            "These tokens cannot be stored: each must be one word, and the accounts file writable.",
-        )
-        .because(e)
-    })?;
+    let kept = kept.map_err(|e| Fault::new(FaultKind::Internal, failed).because(e))?;
+    let kept = kept.map_err(|e| Fault::new(FaultKind::Internal, failed).because(e))?;
     tracing::info!(count, kept, "the unnamed accounts were replaced");
     Ok(json!({"message": "tokens updated", "tokens": count, "kept": kept}))
 }

@@ -91,7 +91,7 @@ pub(super) async fn perform(
 ) -> Result<Answer, Fault> {
     let Admitted { request, permit, caller } =
         admit(&app, prepared, conversation.as_deref(), arrived).await?;
-    page::send(app, request, permit, &caller, arrived).await
+    page::send(app, request, permit, caller, arrived).await
 }
 
 /// A request that may go to the site.

@@ -29,6 +29,7 @@ pub mod guard;
 pub mod headers;
 mod health;
 mod history;
+mod home;
 mod journal;
 mod openapi;
 mod page;
@@ -41,6 +42,7 @@ mod reply;
 mod server;
 mod shape;
 mod signed;
+mod throttle;
 mod upload;
 mod upstream;
 

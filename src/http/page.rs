@@ -140,7 +140,7 @@ pub(super) async fn prepare(
 /// Waits for a place, for a page, and for the head of the site's answer.
 pub(super) async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
     let permit = admit(&app, prepared.permit, arrived).await?;
-    send(app, prepared.request, permit, &prepared.caller, arrived).await
+    send(app, prepared.request, permit, prepared.caller, arrived).await
 }
 
 /// Waits for a place, unless there is one already.
@@ -156,17 +156,19 @@ pub(super) async fn send(
     app: Arc<App>,
     mut request: PageRequest,
     mut permit: Permit,
-    caller: &Caller,
+    mut caller: Caller,
     arrived: Instant,
 ) -> Result<Answer, Fault> {
     let deadline = arrived + app.policy.queue_wait;
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
+    caller.settle(&app.gate, &mut request)?;
     if caller.uses_page {
         app.signed.authorize(&mut request, &app.browser, deadline).await?;
     }
-    let (head, exchange) = app.browser.fetch(request, deadline).await?;
+    let (head, mut exchange) = app.browser.fetch(request, deadline).await?;
     caller.answered(&head);
+    caller.follow(&app.gate, &head, &mut exchange);
     if head.status == 401 && caller.uses_page {
         app.signed.forget().await;
     }

@@ -235,7 +235,7 @@ async fn ask(
 async fn send(app: Arc<App>, admitted: Admitted, arrived: Instant) -> Result<Answer, Fault> {
     let Admitted { mut request, permit, caller } = admitted;
     upstream::settle(&app, &mut request);
-    let answer = page::send(app, request, permit, &caller, arrived).await?;
+    let answer = page::send(app, request, permit, caller, arrived).await?;
     if answer.status.is_success() && headers::is_event_stream(&answer.headers) {
         Ok(answer)
     } else {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 
 use super::path::SESSION;
+use crate::accounts;
 use crate::browser::Browser;
 use crate::error::Fault;
 use crate::exchange::PageRequest;
@@ -88,5 +89,5 @@ async fn ask(browser: &Browser, deadline: Instant) -> Result<Option<SecretString
     }
     let token = serde_json::from_slice::<Value>(&body).ok().filter(|_| head.status == 200);
     let token = token.as_ref().and_then(|it| it["accessToken"].as_str());
-    Ok(token.filter(|it| !it.is_empty() && it.bytes().all(|b| b.is_ascii_graphic())).map(SecretString::from))
+    Ok(token.filter(|it| accounts::is_token(it)).map(SecretString::from))
 }

@@ -93,9 +93,16 @@ async fn wrong_keys_are_all_refused_alike_and_soon_rarely_answered_at_all() {
     assert!(status == 401 && text.contains("key_required") && text.contains("tabproxy key new"), "{text}");
     assert!(answers.iter().all(|it| *it == answers[0]), "{answers:#?}");
 
-    // Ten wrong ones were shown, and one more is too many; a right one is served all the same.
-    let tired = get().bearer_auth(&revoked).send().await.unwrap();
-    assert_eq!(tired.status(), 429);
+    // Ten wrong ones were shown, and one more is too many, or soon is; a right one is served all the same.
+    let mut shown = 10;
+    let tired = loop {
+        shown += 1;
+        let tired = get().bearer_auth(&revoked).send().await.unwrap();
+        if tired.status() == 429 {
+            break tired;
+        }
+        assert!(shown < 50, "never");
+    };
     let wait: u64 = tired.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=6).contains(&wait), "{wait}");
     assert_eq!(code_of(tired).await, "too_many_attempts");
@@ -103,7 +110,8 @@ async fn wrong_keys_are_all_refused_alike_and_soon_rarely_answered_at_all() {
     let other = get().header("x-forwarded-for", "10.9.8.7").bearer_auth(&revoked).send().await.unwrap();
     assert_eq!(other.status(), 401, "another address is not to blame");
     let count = metrics(&rig).await;
-    assert!(count.contains("tabproxy_keys_refused_total 14"), "{count}");
+    let refused = shown + 3; // two showed none, and one came from elsewhere
+    assert!(count.contains(&format!("tabproxy_keys_refused_total {refused}\n")), "{count}");
     assert_eq!(rig.counters().posts_arrived, 0);
 }
 
@@ -155,6 +163,16 @@ async fn accounts_take_turns_rest_when_told_to_and_are_marked_when_refused() {
     assert!(turns[0] == turns[2] && turns[0] != turns[1], "{turns:?}");
     turns.sort();
     assert!(turns[0] == "Bearer eyJ-a" && turns[2] == "Bearer eyJ-b", "and never c: {turns:?}");
+
+    // A conversation goes on with the account that it was begun with: the site shows it to no other.
+    let body = converse(&some, "begins", "hello count=1").await.unwrap().text().await.unwrap();
+    let id = body.split("\"conversation_id\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let about = format!("{ECHO}?conversation_id={id}");
+    let about = || authorization(rig.client.get(rig.url(&about)).bearer_auth(&some));
+    let home = about().await;
+    for _ in 0..3 {
+        assert_eq!(about().await, home);
+    }
 
     // One that is busy is passed over, as long as its answer streams.
     let mut busy = converse(&some, "busy", "hello count=100000 interval=20").await.unwrap();

@@ -111,11 +111,12 @@ async fn the_admin_changes_accounts_and_password_and_nobody_else_does() {
         assert_eq!(ask(patch(path, "Bearer hunter2", body)).await.0, expected, "{path}");
     }
     assert_eq!(ask(patch("/admin/puid", "hunter2", json!({}))).await.0, 401, "the old one is over");
-    let statuses =
-        futures::future::join_all((0..12).map(|_| ask(patch("/admin/puid", "guess", json!({}))))).await;
-    assert_eq!(statuses.last().unwrap().0, 429, "{statuses:?}");
-    // Once there, the right one has to wait too: a password can be guessed.
-    assert_eq!(ask(patch("/admin/puid", "other", json!({}))).await.0, 429);
+    // The right one has to wait too: a password can be guessed. (A place comes back each six seconds.)
+    let mut right = Vec::new();
+    while right.last() != Some(&429) {
+        assert!(right.len() < 50, "{right:?}");
+        right.push(ask(patch("/admin/puid", "other", json!({}))).await.0);
+    }
 
     let closed = Rig::starting(PracticeArgs::default(), |_| {}).await;
     let request =

@@ -410,3 +410,37 @@ async fn history_has_both_shapes_and_speech_the_type_that_it_takes() {
     let raw = rig.get("/backend-api/synthesize?voice=typed").await;
     assert_eq!(raw.headers()["content-type"], "audio/mpeg; rate=24000");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_site_streams_deltas_snapshots_are_for_those_who_read_them() {
+    for snapshots in [false, true] {
+        let rig = Rig::with(Default::default(), |config| config.snapshots = snapshots).await;
+        let prompt = "hello count=30 text=mixed format=delta";
+        let said = Plugin::of(&rig).send(prompt).await.unwrap();
+        assert_eq!((said.text, said.attempts), (answer_text(prompt), 1));
+        let half = Plugin::of(&rig).send("hello cut=3 format=delta").await.unwrap();
+        assert!(half.text.starts_with(&answer_text("hello cut=3 format=delta")) && half.text.contains("⚠️"));
+        for (header, encodings, expected) in [
+            (None, None, snapshots),
+            (None, Some("v1"), false),
+            (Some("classic"), Some("v1"), true),
+            (Some("raw"), None, false),
+        ] {
+            let mut turn = crate::rig::turn(&format!("{header:?} {encodings:?}"), prompt);
+            if let Some(encoding) = encodings {
+                turn["supported_encodings"] = json!([encoding]);
+            }
+            let mut request = rig.client.post(rig.url("/backend-api/conversation")).json(&turn);
+            if let Some(header) = header {
+                request = request.header("x-tabproxy-format", header);
+            }
+            let stream = request.send().await.unwrap().bytes().await.unwrap();
+            let text = std::str::from_utf8(&stream).unwrap();
+            assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+            assert_eq!(!text.contains("event: delta"), expected, "{header:?} {encodings:?}");
+            if expected {
+                assert_eq!(crate::rig::last_text(&stream), answer_text(prompt));
+            }
+        }
+    }
+}

@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use reqwest::header::HeaderMap;
 use tabproxy::config::Config;
-use tabproxy::practice::{PracticeArgs, pattern};
+use tabproxy::practice::{Practice, PracticeArgs, pattern};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use crate::access::Desk;
+use crate::program::Program;
 use crate::rig::{PATIENCE, Rig, eventually};
 
 /// Something that is not text, and only looks as if it were packed.
@@ -311,4 +313,35 @@ async fn an_api_that_is_not_there_is_a_502_and_a_proxy_is_obeyed() {
     let (head, _) = api.next().await;
     assert!(head.starts_with("get http://api.practice.test/base/v1/models http/1.1\r\n"), "{head}");
     assert!(head.contains("proxy-authorization: basic dxnlcjpwqhnz"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_is_reached_over_tls_and_only_if_an_authority_vouches_for_it() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let target = format!("https://localhost:{}/practice/", site.addr().port());
+    for is_known in [true, false] {
+        let home = TempDir::new().unwrap();
+        let cert = home.path().join("cert.pem");
+        let mut env = vec![("TABPROXY_API_TARGET", target.as_str()), ("TABPROXY_CHROMIUM", "/bin/false")];
+        // Where it finds the authorities, as every OpenSSL program does.
+        if is_known {
+            env.push(("SSL_CERT_FILE", cert.to_str().unwrap()));
+        }
+        let program = Program::start(&site, home.path(), &env);
+        program.wait_for("/healthz").await;
+        let answer = program
+            .client
+            .get(program.url("/platform/counters"))
+            .bearer_auth("sk-theirs")
+            .send()
+            .await
+            .unwrap();
+        if is_known {
+            assert_eq!(answer.status(), 200);
+            assert!(answer.text().await.unwrap().contains("h2_connections\":1"));
+        } else {
+            assert_eq!(answer.status(), 502);
+            assert!(answer.text().await.unwrap().contains("cannot be reached"));
+        }
+    }
 }

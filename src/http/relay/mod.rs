@@ -9,30 +9,31 @@
 //! its next version. Only what belongs to a connection, and what the operator strips, stays behind. Nothing is
 //! kept for a slow reader but what its connection holds.
 
+mod body;
+mod headers;
+
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use futures::StreamExt;
-use http_body::{Body as _, Frame};
+use http_body::Body as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use url::Url;
 
 use super::access::bearer;
-use super::body::Cut;
 use super::reply::Asked;
-use super::{App, headers, path, shape};
+use super::{App, path, shape};
 use crate::config::ProxyConfig;
 use crate::error::{Fault, FaultKind};
-use crate::telemetry::metrics::{Ending, Outcome};
+use crate::telemetry::metrics::Outcome;
+use body::RelayBody;
 
 /// How long reaching the target may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -42,22 +43,6 @@ const SILENCE: Duration = Duration::from_secs(600);
 const UPLOAD: Duration = Duration::from_secs(60);
 /// Relayed requests that run at once: each costs two connections.
 const AT_ONCE: usize = 512;
-
-/// Headers that belong to a connection, or name the host that is not the target.
-const HOP: [&str; 10] = [
-    "connection",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-/// What an answer says of the target's host alone, which ours is not.
-const OF_HOST: [&str; 2] = ["alt-svc", "strict-transport-security"];
 
 /// The way to the official API.
 pub struct Relay {
@@ -144,7 +129,7 @@ pub(super) async fn layer(State(app): State<Arc<App>>, request: Request, next: N
     match relay(&app, request).await {
         Ok((mut response, place)) => {
             let body = std::mem::take(response.body_mut());
-            let body = RelayBody { body, ending: Some(ending), _place: place };
+            let body = RelayBody::new(body, ending, place);
             response.map(|_| Body::new(body))
         }
         Err(fault) => {
@@ -187,7 +172,7 @@ async fn relay(app: &App, request: Request) -> Result<(Response, OwnedSemaphoreP
     })?;
     let peer =
         parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip().to_canonical().to_string());
-    let headers = onward(&parts.headers, peer.as_deref(), |name| relay.is_stripped(name));
+    let headers = headers::onward(&parts.headers, peer.as_deref(), |name| relay.is_stripped(name));
     let mut onward = relay.client.request(parts.method, url).headers(headers);
     if !body.is_end_stream() {
         onward = onward.body(reqwest::Body::wrap_stream(patient(body.into_data_stream())));
@@ -195,7 +180,7 @@ async fn relay(app: &App, request: Request) -> Result<(Response, OwnedSemaphoreP
     let answer = onward.send().await.map_err(|error| fault_of(&error))?;
     let mut response = Response::new(());
     *response.status_mut() = answer.status();
-    *response.headers_mut() = back(answer.headers());
+    *response.headers_mut() = headers::back(answer.headers());
     Ok((response.map(|()| Body::new(reqwest::Body::from(answer))), place))
 }
 
@@ -210,49 +195,6 @@ fn patient(body: BodyDataStream) -> impl futures::Stream<Item = Result<Bytes, io
             Err(_) => Some((Err(io::ErrorKind::TimedOut.into()), None)),
         }
     })
-}
-
-/// The headers of a request as the target sees them.
-fn onward(sent: &HeaderMap, peer: Option<&str>, is_stripped: impl Fn(&str) -> bool) -> HeaderMap {
-    let passes = |name: &HeaderName| {
-        let name = name.as_str();
-        !HOP.contains(&name)
-            && name != "proxy-authorization"
-            && !is_stripped(name)
-            && !headers::is_for_connection(sent, name)
-    };
-    let mut headers: HeaderMap = sent
-        .iter()
-        .filter(|(name, _)| passes(name))
-        .map(|(name, value)| (name.clone(), value.clone()))
-        .collect();
-    let name = HeaderName::from_static("x-forwarded-for");
-    if let (Some(peer), false) = (peer, is_stripped(name.as_str())) {
-        let before = sent.get_all(&name).iter().filter_map(|it| it.to_str().ok());
-        let list = before.chain([peer]).collect::<Vec<_>>().join(", ");
-        if let Ok(list) = HeaderValue::try_from(list) {
-            headers.insert(name, list);
-        }
-    }
-    headers
-}
-
-/// The headers of an answer as the caller sees them.
-fn back(sent: &HeaderMap) -> HeaderMap {
-    let passes = |name: &HeaderName| {
-        let name = name.as_str();
-        // Who may read it in a browser is for us to say.
-        let is_ours = name.starts_with("access-control-") || OF_HOST.contains(&name);
-        !HOP.contains(&name) && !is_ours && !headers::is_for_connection(sent, name)
-    };
-    let mut headers = HeaderMap::with_capacity(sent.len() + 1);
-    for (name, value) in sent.iter().filter(|(name, _)| passes(name)) {
-        headers.append(name.clone(), value.clone());
-    }
-    if headers::is_event_stream(&headers) {
-        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    }
-    headers
 }
 
 /// What went wrong on the way. The error's own words hold the address, and so a query: only its sources are
@@ -270,63 +212,10 @@ fn fault_of(error: &reqwest::Error) -> Fault {
     fault.because(cause)
 }
 
-/// An answer's body on its way; dropping it drops the request.
-struct RelayBody {
-    body: Body,
-    ending: Option<Ending>,
-    _place: OwnedSemaphorePermit,
-}
-
-impl RelayBody {
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(ending) = self.ending.take() {
-            ending.end(outcome);
-        }
-    }
-}
-
-impl http_body::Body for RelayBody {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let next = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        Poll::Ready(match next {
-            Some(Ok(frame)) => {
-                if self.body.is_end_stream() {
-                    self.end(Outcome::Complete);
-                }
-                Some(Ok(frame))
-            }
-            Some(Err(error)) => {
-                let source =
-                    std::error::Error::source(&error).and_then(|it| it.downcast_ref::<reqwest::Error>());
-                let fault = source.map_or_else(
-                    || Fault::new(FaultKind::ApiUnreachable, "The official API broke off.").maybe_sent(),
-                    fault_of,
-                );
-                self.end(Outcome::Fault(fault.kind()));
-                Some(Err(Cut { code: fault.kind().code(), fault }))
-            }
-            None => {
-                self.end(Outcome::Complete);
-                None
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::HeaderName;
 
     fn relay(target: &str) -> Relay {
         Relay::new(target.parse().unwrap(), Vec::new(), &ProxyConfig::default()).unwrap()
@@ -375,59 +264,5 @@ mod tests {
         ] {
             assert_eq!(is_relayed(path, headers), expected, "{path} {headers:?}");
         }
-    }
-
-    #[test]
-    fn what_belongs_to_a_connection_stays_there() {
-        let map = |all: &[(&'static str, &str)]| {
-            let mut map = HeaderMap::new();
-            for (name, value) in all {
-                map.append(HeaderName::from_static(name), value.parse().unwrap());
-            }
-            map
-        };
-        let sent = map(&[
-            ("authorization", "Bearer sk-a"),
-            ("connection", "close, x-mine"),
-            ("x-mine", "1"),
-            ("host", "us"),
-            ("te", "trailers"),
-            ("proxy-authorization", "Basic a"),
-            ("x-fc-region", "1"),
-            ("content-length", "5"),
-            ("x-forwarded-for", "1.2.3.4"),
-            ("openai-beta", "a"),
-            ("openai-beta", "b"),
-        ]);
-        let got = onward(&sent, Some("10.0.0.1"), |name| name.starts_with("x-fc"));
-        let mut names: Vec<_> =
-            got.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
-        names.sort_unstable();
-        assert_eq!(
-            names,
-            [
-                ("authorization", "Bearer sk-a"),
-                ("content-length", "5"),
-                ("openai-beta", "a"),
-                ("openai-beta", "b"),
-                ("x-forwarded-for", "1.2.3.4, 10.0.0.1"),
-            ]
-        );
-        let answer = map(&[
-            ("content-type", "text/event-stream"),
-            ("content-encoding", "gzip"),
-            ("transfer-encoding", "chunked"),
-            ("access-control-allow-origin", "*"),
-            ("strict-transport-security", "1"),
-            ("location", "https://elsewhere"),
-            ("content-length", "7"),
-        ]);
-        let got = back(&answer);
-        let mut names: Vec<_> = got.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(
-            names,
-            ["content-encoding", "content-length", "content-type", "location", "x-accel-buffering"]
-        );
     }
 }
