@@ -3,6 +3,7 @@
 //! ```text
 //! connection ──> journal ──> guard (Host, Origin) ──> cors ──> /k/KEY off, earlier names to ours (compat)
 //!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health)
+//!                           ├──> /openapi.json /docs               (openapi)
 //!                           ├──> /admin/*                          (admin)
 //!                           ├──> the official API                  (relay)
 //!                           ├──> /v1/* in the site's chat ──> queue ──> page ──> body   (chat)
@@ -30,6 +31,7 @@ mod health;
 mod history;
 mod home;
 mod journal;
+mod openapi;
 mod page;
 pub mod path;
 mod plugin;
@@ -143,6 +145,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/healthz", get(health::alive).fallback(health::wrong_method))
         .route("/readyz", get(health::ready).fallback(health::wrong_method))
         .route("/metrics", get(health::metrics).fallback(health::wrong_method))
+        .route("/openapi.json", get(openapi::json).fallback(health::wrong_method))
+        .route("/docs", get(openapi::page).fallback(health::wrong_method))
         .route("/ping", get(compat::ping).fallback(health::wrong_method))
         .route("/admin/tokens", patch(admin::tokens).fallback(admin::unknown))
         .route("/admin/password", patch(admin::new_password).fallback(admin::unknown))

@@ -69,7 +69,7 @@ pub struct Usage {
 }
 
 /// What an error says, in the API's shape: `{"error": {…}}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct ErrorBody {
     /// One sentence.
     pub message: String,

@@ -1,38 +1,77 @@
 //! Requests to `/v1/responses`: the same as `types`, for the newer of the API's two forms.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use utoipa::openapi::schema::OneOfBuilder;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
-use super::types::{Content, Input, Kind, model, most, read, role, text_only, with_words, words};
+use super::types::{
+    Content, Input, Kind, model, most, read, role, text_only, text_or_list, with_words, words,
+};
 use super::{Asked, Invalid, Role, Turn};
 
-#[derive(Deserialize)]
-struct Request {
+/// A turn of a chat. Members that are not listed are ignored.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ResponsesRequest)]
+pub(crate) struct Request {
+    /// One of `/v1/models`; `auto` where it is missing.
     model: Option<String>,
-    input: Option<Input<Item>>,
+    /// A user's text, or a list of messages.
+    #[schema(required, nullable = false)]
+    input: Option<Items>,
+    /// What a system message would say.
     instructions: Option<String>,
+    /// The answer that this goes on from.
     previous_response_id: Option<String>,
+    /// Not supported: `previous_response_id` does the same.
+    #[schema(ignore)]
     conversation: Option<IgnoredAny>,
+    /// Not supported: false or missing.
     background: Option<bool>,
+    /// Whether the answer comes as an event stream.
     stream: Option<bool>,
+    /// The answer ends after so many tokens.
+    #[schema(minimum = 1)]
     max_output_tokens: Option<u64>,
+    /// Not supported: empty or missing.
+    #[schema(value_type = Option<Vec<Object>>, max_items = 0)]
     tools: Option<Vec<IgnoredAny>>,
     text: Option<Text>,
+    /// Not supported: 0 or missing.
+    #[schema(maximum = 0)]
     top_logprobs: Option<u64>,
 }
 
-#[derive(Deserialize)]
-struct Text {
+/// How the text is to be.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ResponsesText)]
+pub(crate) struct Text {
+    /// `{"type": "text"}` only.
     format: Option<Kind>,
 }
 
-#[derive(Deserialize)]
-struct Item {
+/// A message.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ResponsesMessage)]
+pub(crate) struct Item {
+    /// `message`, or missing.
     #[serde(rename = "type")]
     kind: Option<String>,
+    /// `system`, `developer`, `user` or `assistant`.
+    #[schema(required, nullable = false)]
     role: Option<String>,
+    /// Text, or a list of parts.
+    #[schema(required, nullable = false)]
     content: Option<Content>,
 }
+
+/// Text, or messages.
+type Items = Input<Item>;
+
+text_or_list!(Items, Item, "TextOrMessages");
 
 /// Reads the body of a request to `/v1/responses`.
 ///

@@ -3,10 +3,14 @@
 //! Members that nobody here knows are ignored, and so are those that only tune the model (`temperature` and
 //! its like): the site does not let them be set.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, SeqAccess, Visitor};
+use utoipa::openapi::schema::OneOfBuilder;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::{Asked, Invalid, Role, Turn};
 
@@ -14,61 +18,101 @@ use super::{Asked, Invalid, Role, Turn};
 const MOST_STOPS: usize = 4;
 const LONGEST_STOP: usize = 1024;
 
-#[derive(Deserialize)]
-struct Request {
+/// A chat. Members that are not listed are ignored.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ChatRequest)]
+pub(crate) struct Request {
+    /// One of `/v1/models`; `auto` where it is missing.
     model: Option<String>,
+    /// The chat so far; at least one message with text in it.
+    #[schema(required, nullable = false, min_items = 1)]
     messages: Option<Vec<Message>>,
+    /// Whether the answer comes as an event stream.
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
+    /// The answer ends after so many tokens; the newer name below goes before it.
+    #[schema(minimum = 1)]
     max_tokens: Option<u64>,
+    #[schema(minimum = 1)]
     max_completion_tokens: Option<u64>,
+    /// The answer ends before any of these: a text, or up to four.
     stop: Option<OneOrMany>,
+    /// Nothing but 1.
+    #[schema(minimum = 1, maximum = 1)]
     n: Option<u64>,
+    /// Not supported: empty or missing.
+    #[schema(value_type = Option<Vec<Object>>, max_items = 0)]
     tools: Option<Vec<IgnoredAny>>,
+    /// Not supported: empty or missing.
+    #[schema(value_type = Option<Vec<Object>>, max_items = 0)]
     functions: Option<Vec<IgnoredAny>>,
+    /// `{"type": "text"}` only.
     response_format: Option<Kind>,
+    /// Not supported: false or missing.
     logprobs: Option<bool>,
+    /// Not supported: 0 or missing.
+    #[schema(maximum = 0)]
     top_logprobs: Option<u64>,
+    /// `["text"]` only.
     modalities: Option<Vec<String>>,
+    /// Not supported.
+    #[schema(ignore)]
     audio: Option<IgnoredAny>,
 }
 
-#[derive(Deserialize)]
-struct StreamOptions {
+/// What a stream is to say besides.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct StreamOptions {
+    /// Whether a last chunk tells the count of tokens.
     include_usage: Option<bool>,
 }
 
-#[derive(Deserialize)]
-pub(super) struct Kind {
+/// The form of an answer.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Format)]
+pub(crate) struct Kind {
+    /// `text`.
     #[serde(rename = "type")]
     pub kind: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Message {
+/// One message of a chat.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ChatMessage)]
+pub(crate) struct Message {
+    /// `system`, `developer`, `user` or `assistant`.
+    #[schema(required, nullable = false)]
     role: Option<String>,
+    /// Text, or a list of parts of type `text`.
     content: Option<Content>,
     refusal: Option<String>,
+    /// Not supported: empty or missing.
+    #[schema(value_type = Option<Vec<Object>>, max_items = 0)]
     tool_calls: Option<Vec<IgnoredAny>>,
+    /// Not supported.
+    #[schema(ignore)]
     function_call: Option<IgnoredAny>,
 }
 
 /// A message's content: text, or a list of parts.
-pub(super) enum Content {
+pub(crate) enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
 /// A part of a message.
-#[derive(Deserialize)]
-pub(super) struct Part {
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct Part {
+    /// `text`, `input_text`, `output_text` or `refusal`.
     #[serde(rename = "type")]
+    #[schema(required, nullable = false)]
     pub kind: Option<String>,
     pub text: Option<String>,
     pub refusal: Option<String>,
 }
 
-struct OneOrMany(Vec<String>);
+/// A text, or some.
+pub(crate) struct OneOrMany(Vec<String>);
 
 /// Reads the body of a request to `/v1/chat/completions`.
 ///
@@ -285,8 +329,33 @@ impl<'de> Deserialize<'de> for OneOrMany {
     }
 }
 
+/// What [`TextOr`] reads, as a schema.
+macro_rules! text_or_list {
+    ($type:ty, $item:ty, $name:literal) => {
+        impl PartialSchema for $type {
+            fn schema() -> RefOr<Schema> {
+                OneOfBuilder::new().item(String::schema()).item(Vec::<$item>::schema()).into()
+            }
+        }
+
+        impl ToSchema for $type {
+            fn name() -> Cow<'static, str> {
+                $name.into()
+            }
+
+            fn schemas(all: &mut Vec<(String, RefOr<Schema>)>) {
+                <$item>::schemas(all);
+            }
+        }
+    };
+}
+pub(super) use text_or_list;
+
+text_or_list!(Content, Part, "TextOrParts");
+text_or_list!(OneOrMany, String, "TextOrTexts");
+
 /// Text, or a list of items.
-pub(super) enum Input<T> {
+pub(crate) enum Input<T> {
     /// One user's text.
     Text(String),
     /// Messages.

@@ -25,6 +25,7 @@ mod relay;
 mod repairs;
 mod resources;
 mod rig;
+mod sdks;
 mod session;
 #[path = "../shared/mod.rs"]
 mod shared;
