@@ -127,15 +127,14 @@ impl Plugin {
 
     /// Asks, and again up to three times; goes on from there next time.
     async fn send(&mut self, prompt: &str) -> Result<Said, String> {
-        let (mut model, mut error) = (self.model, String::new());
+        let mut error = String::new();
         for attempts in 1..=4 {
-            match self.attempt(&self.body(prompt, model)).await {
+            match self.attempt(&self.body(prompt, self.model)).await {
                 Ok(said) => {
                     self.conversation.clone_from(&said.conversation);
                     self.parent = Some(said.id.clone());
                     return Ok(Said { attempts, ..said });
                 }
-                Err(seen) if seen.contains(TOO_MANY) => (model, error) = ("auto", seen),
                 Err(seen) => error = seen,
             }
         }
@@ -334,12 +333,12 @@ async fn every_fault_is_a_message_that_its_user_can_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_model_that_is_used_up_makes_it_fall_back_to_the_one_below() {
+async fn a_model_that_is_used_up_is_told_in_the_sites_own_words_and_asked_once() {
     let rig = Rig::ready().await;
     let mut plugin = Plugin { model: "gpt-4o", ..Plugin::of(&rig) };
     let said = plugin.send("hello status=429").await.unwrap();
-    assert!(said.attempts == 2 && said.text.contains(TOO_MANY), "{said:?}");
-    assert_eq!(rig.counters().posts, 2);
+    assert!(said.attempts == 1 && said.text.contains(TOO_MANY), "{said:?}");
+    assert_eq!(rig.counters().posts, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

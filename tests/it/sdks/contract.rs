@@ -67,8 +67,24 @@ async fn bad_input_of_any_kind_never_gives_a_server_error() {
     .await;
     let mut command = python();
     command.args(["-m", "schemathesis.cli", "run", &rig.url("/openapi.json")]);
-    command.args(["--checks", "not_a_server_error", "--mode", "all", "--phases", "examples,coverage,fuzzing"]);
-    command.args(["--max-examples", "8", "--seed", "5", "--no-shrink", "--workers", "2", "--continue-on-failure"]);
+    command.args([
+        "--checks",
+        "not_a_server_error",
+        "--mode",
+        "all",
+        "--phases",
+        "examples,coverage,fuzzing",
+    ]);
+    command.args([
+        "--max-examples",
+        "8",
+        "--seed",
+        "5",
+        "--no-shrink",
+        "--workers",
+        "2",
+        "--continue-on-failure",
+    ]);
     command.args(["--request-timeout", "30", "--suppress-health-check", "all", "--warnings", "off"]);
     // The admin's routes know this; for the site and the official API it is somebody's token. Only the password
     // itself must stay what it is.
