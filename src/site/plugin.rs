@@ -196,11 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn the_sites_429_is_told_in_its_own_words_and_has_an_end_whatever_the_model() {
+    fn the_sites_429_is_said_in_its_own_words_whatever_the_model() {
         let fault = Fault::of_site(SiteError { status: 429, sentence: Some(notice::TOO_MANY.into()) });
         for model in ["gpt-4o", "auto"] {
             let (_, _, text, done) = seen(&fail_after(&mut turn(Some("c"), model), "", &fault));
-            assert!(text.contains(notice::TOO_MANY) && done, "{model}: {text}");
+            assert!(
+                text.contains(notice::TOO_MANY) && done,
+                "{model}: without an end it asks three times more"
+            );
         }
     }
 
