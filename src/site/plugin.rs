@@ -121,6 +121,9 @@ impl PluginStream {
         };
         let place = Place { conversation: begun.as_deref().or(known), id: id.unwrap_or_default() };
         let mut out = notice::event(fault, place, &text).into_bytes();
+        // Also after the site's 429, although the plugin looks for its words, to go on with the model `auto`: it
+        // looks for them in the message of an error, and what it makes of an answer without `[DONE]` has none. It
+        // would ask three times more, and its user would read nothing.
         out.extend_from_slice(b"data: [DONE]\n\n");
         out
     }

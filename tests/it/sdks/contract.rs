@@ -75,16 +75,7 @@ async fn bad_input_of_any_kind_never_gives_a_server_error() {
         "--phases",
         "examples,coverage,fuzzing",
     ]);
-    command.args([
-        "--max-examples",
-        "8",
-        "--seed",
-        "5",
-        "--no-shrink",
-        "--workers",
-        "2",
-        "--continue-on-failure",
-    ]);
+    command.args(["--max-examples", "8", "--seed", "5", "--no-shrink", "--continue-on-failure"]);
     command.args(["--request-timeout", "30", "--suppress-health-check", "all", "--warnings", "off"]);
     // The admin's routes know this; for the site and the official API it is somebody's token. Only the password
     // itself must stay what it is.

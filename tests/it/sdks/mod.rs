@@ -23,11 +23,11 @@ fn file(path: &str) -> PathBuf {
 }
 
 /// An installed client, without this test's surroundings: a proxy in its environment would be used.
-fn installed(program: &str, listed: &str, stamp: &str) -> Command {
+fn installed(program: &str, list: &str, stamp: &str) -> Command {
     let is = |path: &str| std::fs::read(file(path)).ok();
-    let (listed, stamp) = (is(listed), is(stamp));
+    let (list, stamp) = (is(list), is(stamp));
     assert!(
-        listed.is_some() && listed == stamp,
+        list.is_some() && list == stamp,
         "the clients are not installed as they are listed: make deps-test"
     );
     let mut command = Command::new(program);
@@ -38,8 +38,8 @@ fn installed(program: &str, listed: &str, stamp: &str) -> Command {
 
 /// Node with one of the scripts; a module's imports are looked for in the directory that it runs in.
 fn node(script: &str, ask: &Value) -> Command {
-    let listed = "tests/clients/package-lock.json";
-    let mut command = installed("node", listed, "target/clients/node_modules/.installed");
+    let list = "tests/clients/package-lock.json";
+    let mut command = installed("node", list, "target/clients/node_modules/.installed");
     command.args(["--input-type=module", "-", &ask.to_string()]).current_dir(file("target/clients"));
     command.stdin(File::open(file("tests/clients").join(script)).unwrap());
     command
@@ -48,8 +48,8 @@ fn node(script: &str, ask: &Value) -> Command {
 /// Python with the packages that are listed.
 fn python() -> Command {
     let program = file("target/clients/venv/bin/python");
-    let listed = "tests/clients/requirements.txt";
-    installed(program.to_str().unwrap(), listed, "target/clients/venv/.installed")
+    let list = "tests/clients/requirements.txt";
+    installed(program.to_str().unwrap(), list, "target/clients/venv/.installed")
 }
 
 /// Runs a script until it has printed its line. It may go on after that, as long as the child is kept.
@@ -65,6 +65,11 @@ async fn run(mut command: Command) -> (Value, Child) {
     let mut errors = String::new();
     let _ = child.stderr.take().unwrap().read_to_string(&mut errors).await;
     panic!("the client printed {line:?}\n{errors}");
+}
+
+/// What a client lists under this name.
+fn listed<'a>(said: &'a Value, name: &str) -> &'a [Value] {
+    said[name].as_array().unwrap_or_else(|| panic!("no {name}: {said}"))
 }
 
 /// The two official SDKs, which are asked the same things.

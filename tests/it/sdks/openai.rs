@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
+use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tabproxy::access;
 use tabproxy::practice::PracticeArgs;
 
-use super::{Sdk, rig, run};
+use super::{Sdk, listed, rig, run};
 use crate::rig::{Rig, eventually};
 use crate::shared::procfs::{kill, of_kind};
-use secrecy::ExposeSecret;
 
 /// What each SDK calls an error of this status.
 const NAMES: [(u64, &str); 4] = [
@@ -31,7 +31,7 @@ async fn conversations_go_on_streamed_and_at_once_and_every_character_arrives() 
             let more = if stream { json!({"stream_options": {"include_usage": true}}) } else { json!({}) };
             let ask = json!({"case": "talk", "prompts": prompts, "stream": stream, "more": more});
             let said = sdk.ask(&rig, ask).await;
-            for (answer, prompt) in said["answers"].as_array().expect(&said.to_string()).iter().zip(prompts) {
+            for (answer, prompt) in listed(&said, "answers").iter().zip(prompts) {
                 assert_eq!(answer["text"], *prompt, "{sdk:?}");
                 assert_eq!((&answer["finish"], &answer["models"]), (&json!("stop"), &json!(["gpt-4o"])));
                 let count = |name: &str| answer["usage"][name].as_u64().unwrap();
@@ -62,7 +62,7 @@ async fn responses_go_on_from_the_one_before_and_models_are_listed() {
             let first = format!("echo=1 interval=1 你好 🙂 {sdk:?} {stream}");
             let prompts = [first.as_str(), "echo=1 interval=1 second"];
             let said = sdk.ask(&rig, json!({"case": "respond", "prompts": prompts, "stream": stream})).await;
-            for (answer, prompt) in said["answers"].as_array().expect(&said.to_string()).iter().zip(prompts) {
+            for (answer, prompt) in listed(&said, "answers").iter().zip(prompts) {
                 assert_eq!((&answer["text"], &answer["last"]), (&json!(prompt), &json!(prompt)), "{sdk:?}");
                 assert_eq!(answer["status"], "completed");
                 assert!(answer["usage"]["output_tokens"].as_u64().unwrap() > 3, "{answer}");
