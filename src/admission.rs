@@ -10,6 +10,8 @@
 //! A [`Permit`] travels with the answer's body, so a place is taken until the last byte, not only until
 //! the head. Dropping a waiting future, or a permit, frees its place. Knows nothing of HTTP.
 
+use std::any::Any;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -36,9 +38,27 @@ pub struct Admission {
 }
 
 /// The right to one running exchange. Dropping it gives the place to the next in the queue.
-#[derive(Debug)]
 pub struct Permit {
     _place: OwnedSemaphorePermit,
+    /// What else ends with the exchange.
+    beside: Option<Box<dyn Any + Send>>,
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Permit")
+    }
+}
+
+impl Permit {
+    fn new(place: OwnedSemaphorePermit) -> Permit {
+        Permit { _place: place, beside: None }
+    }
+
+    /// Keeps `it` as long as the permit is kept.
+    pub fn carry(&mut self, it: impl Any + Send) {
+        self.beside = Some(Box::new(it));
+    }
 }
 
 /// Why there was no place.
@@ -105,7 +125,7 @@ impl Admission {
     pub async fn enter(&self, deadline: Instant) -> Result<Permit, Refused> {
         // This cannot overtake: a place that frees while someone waits is handed to the first of them.
         match self.places.clone().try_acquire_owned() {
-            Ok(place) => return Ok(Permit { _place: place }),
+            Ok(place) => return Ok(Permit::new(place)),
             Err(TryAcquireError::Closed) => return Err(Refused::Draining),
             Err(TryAcquireError::NoPermits) => {}
         }
@@ -113,7 +133,7 @@ impl Admission {
         let begun = tokio::time::Instant::now();
         let until = (begun + self.wait).min(deadline.into());
         match tokio::time::timeout_at(until, self.places.clone().acquire_owned()).await {
-            Ok(Ok(place)) => Ok(Permit { _place: place }),
+            Ok(Ok(place)) => Ok(Permit::new(place)),
             Ok(Err(_)) => Err(Refused::Draining),
             Err(_) => Err(Refused::QueueTimeout { waited: begun.elapsed() }),
         }

@@ -20,6 +20,20 @@ pub enum FaultKind {
     PathNotAllowed,
     /// A method that a browser's `fetch` cannot send.
     MethodNotAllowed,
+    /// The caller needs an access key and has shown none that is known.
+    KeyRequired,
+    /// Too many wrong keys or passwords came from there.
+    TooManyAttempts,
+    /// Every stored account that would serve the caller rests.
+    AccountsResting,
+    /// No stored account can serve the caller until the operator does something.
+    NoAccount,
+    /// There is no admin password, so nobody may administer.
+    AdminClosed,
+    /// The admin password is wrong.
+    AdminRefused,
+    /// Only the official API has this route, and the caller has shown no key of it.
+    OfficialKeyRequired,
     /// The request body is over the limit.
     TooLarge,
     /// The caller stopped sending its body.
@@ -46,18 +60,29 @@ pub enum FaultKind {
     RedirectedAway,
     /// The client took nothing while its buffer was full.
     SlowReader,
+    /// The official API could not be reached, or broke off.
+    ApiUnreachable,
+    /// The official API was silent for too long.
+    ApiTimeout,
     /// Something that must not happen; the cause is in the log.
     Internal,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 19] = [
+    pub const ALL: [FaultKind; 28] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
         FaultKind::PathNotAllowed,
         FaultKind::MethodNotAllowed,
+        FaultKind::KeyRequired,
+        FaultKind::TooManyAttempts,
+        FaultKind::AccountsResting,
+        FaultKind::NoAccount,
+        FaultKind::AdminClosed,
+        FaultKind::AdminRefused,
+        FaultKind::OfficialKeyRequired,
         FaultKind::TooLarge,
         FaultKind::BodyTimeout,
         FaultKind::QueueFull,
@@ -71,6 +96,8 @@ impl FaultKind {
         FaultKind::FetchFailed,
         FaultKind::RedirectedAway,
         FaultKind::SlowReader,
+        FaultKind::ApiUnreachable,
+        FaultKind::ApiTimeout,
         FaultKind::Internal,
     ];
 
@@ -82,6 +109,13 @@ impl FaultKind {
             FaultKind::ForeignOrigin => "foreign_origin",
             FaultKind::PathNotAllowed => "path_not_allowed",
             FaultKind::MethodNotAllowed => "method_not_allowed",
+            FaultKind::KeyRequired => "key_required",
+            FaultKind::TooManyAttempts => "too_many_attempts",
+            FaultKind::AccountsResting => "accounts_resting",
+            FaultKind::NoAccount => "no_account",
+            FaultKind::AdminClosed => "admin_closed",
+            FaultKind::AdminRefused => "admin_refused",
+            FaultKind::OfficialKeyRequired => "official_key_required",
             FaultKind::TooLarge => "body_too_large",
             FaultKind::BodyTimeout => "body_timeout",
             FaultKind::QueueFull => "queue_full",
@@ -95,6 +129,8 @@ impl FaultKind {
             FaultKind::FetchFailed => "fetch_failed",
             FaultKind::RedirectedAway => "redirected_away",
             FaultKind::SlowReader => "slow_reader",
+            FaultKind::ApiUnreachable => "api_unreachable",
+            FaultKind::ApiTimeout => "api_timeout",
             FaultKind::Internal => "internal",
         }
     }
@@ -125,6 +161,16 @@ impl Fault {
     /// A fault of a request that never left for the site. `public` is one sentence for the caller.
     pub fn new(kind: FaultKind, public: impl Into<Cow<'static, str>>) -> Self {
         Fault { kind, sent: Sent::No, public: public.into(), cause: None, retry_after: None }
+    }
+
+    /// The one answer to every caller that needs an access key and has shown none, a wrong one, or a
+    /// revoked one: it tells nobody which.
+    pub fn key_required() -> Self {
+        Fault::new(
+            FaultKind::KeyRequired,
+            "This proxy wants an access key: its operator makes one with `tabproxy key new`; send it as \
+             `Authorization: Bearer KEY`, as `X-Api-Key: KEY`, or in the address as /k/KEY/….",
+        )
     }
 
     /// Marks the request as one that the site may have seen.

@@ -26,6 +26,8 @@ pub struct PageRequest {
     pub headers: Vec<(String, String)>,
     /// The body in pieces, as they arrived; empty for none. Cheap to clone.
     pub body: Vec<Bytes>,
+    /// Whether its caller holds an access key: only then may it go into a page that is signed in.
+    pub keyed: bool,
 }
 
 impl PageRequest {

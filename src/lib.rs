@@ -40,14 +40,16 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | L0 | [`error`], [`config`], [`exchange`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
-//! | L1 | [`admission`], [`site`] |
+//! | L0 | [`error`], [`config`], [`exchange`], [`files`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
+//! | L1 | [`access`], [`accounts`], [`admission`], [`site`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
 //! | L4 | this file, [`cli`], [`demo`] |
 //!
 //! [`practice`] stands apart: it imports nothing of ours.
 
+pub mod access;
+pub mod accounts;
 pub mod admission;
 pub mod browser;
 pub mod cli;
@@ -55,6 +57,7 @@ pub mod config;
 pub mod demo;
 pub mod error;
 pub mod exchange;
+pub mod files;
 pub mod flow;
 pub mod http;
 pub mod pipe;
@@ -67,10 +70,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use access::AccessKeys;
+use accounts::Accounts;
 use admission::Admission;
 use browser::channel::BufferLimits;
 use browser::gateway::{self, Gateway};
@@ -78,7 +84,10 @@ use browser::launch::{self, LaunchSpec, Sandbox};
 use browser::profile::{ProfileError, ProfileLock};
 use browser::{Browser, BrowserSpec, Timing, Upkeep};
 use config::{Config, Hosts, SandboxMode};
+use files::FileError;
+use http::Gate;
 use prometheus_client::registry::Registry;
+use telemetry::figures::{self, Refusals};
 use telemetry::metrics::Metrics;
 
 /// Why the server did not start: one line, with the remedy.
@@ -92,6 +101,20 @@ pub enum StartError {
     /// The browser that was named is not a program.
     #[error("TABPROXY_CHROMIUM: {0} is not an executable file; install Chromium or correct the path")]
     NotAProgram(PathBuf),
+    /// A file of keys or accounts cannot be used.
+    #[error("{0}; correct the file, or make one with `tabproxy key new` (keys)")]
+    File(#[from] FileError),
+    /// Anybody could use somebody's sign-in.
+    #[error(
+        "the profile {profile} is signed in, and {listen} can be reached from elsewhere: make an access key with \
+         `tabproxy key new --keys-file FILE` and set TABPROXY_KEYS_FILE=FILE, or listen on 127.0.0.1"
+    )]
+    Open {
+        /// The profile.
+        profile: PathBuf,
+        /// The address to listen on.
+        listen: SocketAddr,
+    },
     /// The profile cannot be had.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -119,6 +142,19 @@ async fn keep_outside(browser: Browser, app: Arc<http::App>) {
     }
 }
 
+/// How often the files of keys and accounts are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Reads what an operator has changed, until it is dropped.
+async fn look_again(app: Arc<http::App>) {
+    let mut tick = tokio::time::interval(LOOK);
+    loop {
+        tick.tick().await;
+        let app = app.clone();
+        let _ = tokio::task::spawn_blocking(move || app.gate.look()).await;
+    }
+}
+
 /// A running server.
 pub struct Server {
     addr: SocketAddr,
@@ -137,9 +173,18 @@ impl Server {
             Some(path) => return Err(StartError::NotAProgram(path)),
             None => launch::find_chromium().ok_or(StartError::NoChromium)?,
         };
+        if !config.listen.ip().is_loopback()
+            && config.keys_file.is_none()
+            && browser::is_signed_in(&config.profile)
+        {
+            return Err(StartError::Open { profile: config.profile, listen: config.listen });
+        }
+        let keys = AccessKeys::open(config.keys_file.as_deref())?;
+        let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
         let profile = ProfileLock::take(&config.profile)?;
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
+        let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
         let way_out = gateway::way_out(&config.proxy).await?;
         let spec = BrowserSpec {
             launch: LaunchSpec {
@@ -178,14 +223,24 @@ impl Server {
             max_body: config.max_body,
             queue_wait: config.queue_wait,
             ping: config.ping,
+            cors: config.cors,
         };
+        let mut registry = Registry::default();
+        let refusals = Refusals::new(&mut registry);
+        let watched = accounts.clone();
+        figures::watch_accounts(&mut registry, Box::new(move || watched.figures(Instant::now())));
         let app = Arc::new(http::App {
             browser: browser.clone(),
             admission: Admission::new(config.max_inflight, config.queue, config.queue_wait),
-            metrics: Metrics::new(Registry::default()),
+            metrics: Metrics::new(registry),
             policy,
+            gate: Gate::new(keys, accounts, config.require_key, refusals),
+            signed: http::SignedIn::default(),
+            admin: http::Admin::new(config.admin_password),
+            relay,
         });
         tokio::spawn(keep_outside(browser.clone(), app.clone()));
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
         tracing::info!("listening on http://{addr}");
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);
         let draining = browser.clone();

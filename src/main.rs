@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tabproxy::Server;
-use tabproxy::cli::{Cli, Task};
+use tabproxy::cli::{Cli, Task, keys};
 use tabproxy::config::Config;
 use tabproxy::practice::{Practice, PracticeArgs};
 use tabproxy::telemetry::log;
@@ -38,6 +38,8 @@ async fn run(cli: Cli) -> ExitCode {
             }
         }
         Task::Practice(args) => practice(args).await,
+        Task::Key(task) => done(keys::run(task)),
+        Task::Password => done(keys::hash_password()),
     }
 }
 
@@ -76,6 +78,13 @@ async fn serve(config: Config) -> ExitCode {
         Err(error) => return fail(&[error]),
     };
     match server.finished().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&[error]),
+    }
+}
+
+fn done(result: Result<(), String>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&[error]),
     }

@@ -33,6 +33,8 @@ pub(super) struct Running {
     pub version: String,
     /// What it knows of the saved session; `None` if that could not be restored.
     pub session: Option<Arc<Session>>,
+    /// Whether its profile has somebody's sign-in. Where that cannot be told, it is taken to have one.
+    pub signed_in: bool,
 }
 
 /// Opens a carrier and waits until it has connected; the reason if it does not. `patience`: from when its
@@ -79,7 +81,10 @@ pub(super) async fn launch(spec: LaunchSpec, suspicious: bool) -> Result<Running
     }
     let mut running = started?;
     running.session = match SessionFile::beside(&spec.profile).restore(&running.link).await {
-        Ok(session) => Some(session),
+        Ok((session, signed_in)) => {
+            running.signed_in = signed_in;
+            Some(session)
+        }
         Err(error) => {
             // What is saved there is worth more than what this browser knows.
             tracing::error!(%error, "the saved session could not be restored: it is left as it is");
@@ -98,7 +103,7 @@ async fn start(spec: &LaunchSpec) -> Result<Running, String> {
         Ok::<_, LinkError>((link, events, site, version))
     };
     let (link, events, site, version) = connect.await.map_err(|e| e.to_string())?;
-    Ok(Running { child, link, events, site, version, session: None })
+    Ok(Running { child, link, events, site, version, session: None, signed_in: true })
 }
 
 /// Starts a browser on an empty profile, and ends it; why it does not start, if so.
@@ -157,6 +162,7 @@ pub(super) async fn probe(carrier: &Carrier, path: String) -> Verdict {
         path,
         headers: vec![("accept".into(), "text/html,*/*;q=0.8".into())],
         body: Vec::new(),
+        keyed: true, // the proxy's own
     };
     let look = async {
         let mut exchange = carrier.fetch(request);

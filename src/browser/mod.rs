@@ -33,6 +33,7 @@ use crate::site::challenge::{self, Wall};
 use carrier::Carrier;
 use channel::BufferLimits;
 use launch::LaunchSpec;
+pub use session::is_signed_in;
 pub use state::{Phase, Repair, Timing, Upkeep};
 
 /// What a browser needs to run.
@@ -79,6 +80,9 @@ pub struct Status {
     pub buffered: usize,
     /// How many exchanges the browser lets through to the site at once, where it is known to be few.
     pub lanes: Option<usize>,
+    /// Whether the profile has somebody's sign-in, as its cookies say each second: then every fetch is that
+    /// person's, and only for callers with an access key. `None` before the first browser is up.
+    pub signed_in: Option<bool>,
 }
 
 /// After so many browsers that did not get as far as serving, callers are told at once instead of waiting.
@@ -182,6 +186,10 @@ impl Browser {
         let mut avoid = None;
         loop {
             let carrier = self.carrier(deadline, avoid).await?;
+            // Only here is it sure: the sign-in may be younger than the request.
+            if !request.keyed && self.status.borrow().signed_in != Some(false) {
+                return Err(Fault::key_required());
+            }
             let mut exchange = carrier.fetch(request.clone());
             let patience = TAKE_OVER + UPLOAD * (request.body_len() >> 20) as u32;
             let head = match tokio::time::timeout(patience, exchange.head()).await {

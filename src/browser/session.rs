@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use super::link::{Link, LinkError, Tab};
+use crate::site::signin;
 use crate::telemetry::process;
 
 /// A larger local storage is not saved: browsers stop at 10 MB of text.
@@ -48,6 +49,19 @@ pub(super) struct SessionFile {
     path: PathBuf,
 }
 
+impl Session {
+    /// Whether somebody is signed in with it.
+    pub fn is_signed_in(&self) -> bool {
+        let names = self.cookies.iter().filter_map(|it| it.get("name")?.as_str());
+        names.into_iter().any(signin::is_session)
+    }
+}
+
+/// Whether the session that is saved beside `profile` is somebody's sign-in.
+pub fn is_signed_in(profile: &Path) -> bool {
+    SessionFile::beside(profile).read().is_some_and(|it| it.is_signed_in())
+}
+
 impl SessionFile {
     /// The one that belongs to `profile`: beside it, so that it outlives it.
     pub fn beside(profile: &Path) -> SessionFile {
@@ -57,10 +71,11 @@ impl SessionFile {
     }
 
     /// Puts the saved session into a browser that has just started, as far as it has lost it. What it
-    /// returns is what the browser knows now.
-    pub async fn restore(&self, link: &Link) -> Result<Arc<Session>, LinkError> {
-        let Some(mut session) = self.read() else { return Ok(Arc::default()) };
+    /// returns is what is saved, and whether the browser has somebody's sign-in now.
+    pub async fn restore(&self, link: &Link) -> Result<(Arc<Session>, bool), LinkError> {
         let jar = link.cookies().await?;
+        let has_own = Session { cookies: jar.clone(), ..Session::default() }.is_signed_in();
+        let Some(mut session) = self.read() else { return Ok((Arc::default(), has_own)) };
         // Only a browser that has ended in peace has written everything down, except what it forgets on
         // purpose: cookies that last as long as a browser runs. For the site this is the same browser.
         let whole = session.closed && !jar.is_empty();
@@ -79,7 +94,8 @@ impl SessionFile {
             tracing::info!(cookies, refused, "the session was restored from {file}");
         }
         session.closed = false;
-        Ok(Arc::new(session))
+        let signed_in = has_own || session.is_signed_in();
+        Ok((Arc::new(session), signed_in))
     }
 
     /// Saves what has changed since `before`; `site` is the site's tab and origin, where its local storage

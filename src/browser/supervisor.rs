@@ -74,6 +74,8 @@ struct Supervisor {
     saved: Option<Arc<Session>>,
     /// Whether the last attempt to save failed: that is worth one line, not one a second.
     unsaved: bool,
+    /// Whether the profile has somebody's sign-in, once that is known.
+    signed_in: Option<bool>,
     /// The site's local storage may have changed since it was last saved.
     storage_changed: bool,
     /// The process that holds the browser's newest cookies, once it is known.
@@ -110,6 +112,7 @@ pub(super) async fn start(
         links: 0,
         buffered: 0,
         lanes: None,
+        signed_in: None,
     });
     let mut supervisor = Supervisor {
         landing: spec.url.path().to_owned(),
@@ -129,6 +132,7 @@ pub(super) async fn start(
         site: None,
         saved: None,
         unsaved: false,
+        signed_in: None,
         storage_changed: false,
         network: None,
         pulse: None,
@@ -276,6 +280,7 @@ impl Supervisor {
             failed_starts: self.incarnation.saturating_sub(self.served + 1),
             buffered: self.channel.buffered(),
             lanes: self.carriers.values().filter_map(|(carrier, _)| carrier.lanes()).min(),
+            signed_in: self.signed_in,
         });
     }
 
@@ -532,6 +537,7 @@ impl Supervisor {
     fn on_saved(&mut self, saved: Result<Arc<Session>, String>) {
         match saved {
             Ok(session) => {
+                self.note_sign_in(session.is_signed_in());
                 self.saved = Some(session);
                 self.unsaved = false;
             }
@@ -546,8 +552,20 @@ impl Supervisor {
         }
     }
 
+    fn note_sign_in(&mut self, is: bool) {
+        let before = self.signed_in.replace(is);
+        if is && before != Some(true) {
+            tracing::info!(
+                "the profile is signed in: whoever goes through the page needs an access key \
+                 (`tabproxy key new`, TABPROXY_KEYS_FILE)"
+            );
+        } else if !is && before == Some(true) {
+            tracing::info!("the profile is no longer signed in");
+        }
+    }
+
     fn launched(&mut self, running: Running) {
-        let Running { child, link, events, site, version, session } = running;
+        let Running { child, link, events, site, version, session, signed_in } = running;
         let exited = child.exited();
         self.adopt(link, events);
         self.spawn(async move { Report::Exited(exited.await) });
@@ -559,6 +577,7 @@ impl Supervisor {
         self.child = Some(child);
         self.site = Some(site);
         self.saved = session;
+        self.note_sign_in(signed_in);
         self.storage_changed = false;
         self.pulse = None;
         self.version = Some(version);
@@ -617,6 +636,7 @@ impl Supervisor {
         }
         let origin = url.origin().ascii_serialization();
         tracing::debug!(%origin, ?landing, "the site's tab landed");
+        self.save(); // it may come from a sign-in
         self.apply(Event::SiteLanded(origin, landing));
     }
 }

@@ -4,6 +4,7 @@
 //! all that is wrong in one go. It must not know what uses a value: no browser, no server, no HTTP. Of the
 //! machine it reads the environment it is handed and the certificate file; nothing else.
 
+mod access;
 mod cert;
 mod parse;
 mod proxy;
@@ -16,8 +17,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use url::Url;
 
+pub use access::{Cors, DEFAULT_API_TARGET, PASSWORD_HASH};
 pub use cert::pins_of;
 pub use parse::{Mistake, duration, headless, resolve, size};
 pub use proxy::{ProxyConfig, ProxyScheme, ProxyServer};
@@ -65,6 +68,20 @@ pub struct Config {
     pub allow_headers: Vec<String>,
     /// The names this server answers to.
     pub hosts: Hosts,
+    /// The file with the access keys; `None` for no keys.
+    pub keys_file: Option<PathBuf>,
+    /// The file with the stored accounts.
+    pub accounts_file: Option<PathBuf>,
+    /// Whether callers with an upstream token of their own need an access key too.
+    pub require_key: bool,
+    /// The admin password, plain or as a hash that begins with [`PASSWORD_HASH`]; `None` for no admin.
+    pub admin_password: Option<SecretString>,
+    /// Whose pages may use this server.
+    pub cors: Cors,
+    /// Where callers with an official key are served; its path ends in `/`.
+    pub api_target: Url,
+    /// Beginnings of header names, lower-case, that the official API is not shown.
+    pub strip_headers: Vec<String>,
     /// Exchanges that run at once, 1 to [`INFLIGHT_LIMIT`].
     pub max_inflight: usize,
     /// Requests that may wait.
@@ -162,6 +179,13 @@ impl Config {
             allow_paths: vec!["/backend-api/".into(), "/backend-anon/".into()],
             allow_headers: Vec::new(),
             hosts: Hosts::Names(Vec::new()),
+            keys_file: None,
+            accounts_file: None,
+            require_key: false,
+            admin_password: None,
+            cors: Cors::Off,
+            api_target: default_api_target(),
+            strip_headers: Vec::new(),
             max_inflight: 90,
             queue: 256,
             queue_wait: Duration::from_secs(30),
@@ -199,6 +223,29 @@ impl Settings {
         r.read("TABPROXY_ALLOW_HEADERS", self.allow_headers, &mut c.allow_headers, parse::headers);
         r.read("TABPROXY_DRAIN", self.drain, &mut c.drain, duration);
         r.read("TABPROXY_PING", self.ping, &mut c.ping, parse::ping);
+        r.read("TABPROXY_KEYS_FILE", self.keys_file, &mut c.keys_file, |value| parse::path(value).map(Some));
+        r.read("TABPROXY_ACCOUNTS_FILE", self.accounts_file, &mut c.accounts_file, |value| {
+            parse::path(value).map(Some)
+        });
+        let required = r.read("TABPROXY_REQUIRE_KEY", self.require_key, &mut c.require_key, access::switch);
+        if required && c.require_key && c.keys_file.is_none() {
+            r.problem(
+                "TABPROXY_REQUIRE_KEY",
+                Mistake::new(
+                    "is set, but there are no keys",
+                    "make one with `tabproxy key new` and set TABPROXY_KEYS_FILE",
+                ),
+            );
+        }
+        r.read("TABPROXY_ADMIN_PASSWORD", self.admin_password, &mut c.admin_password, access::admin_password);
+        r.read("TABPROXY_CORS", self.cors, &mut c.cors, access::cors);
+        r.read("TABPROXY_API_TARGET", self.api_target, &mut c.api_target, access::api_target);
+        r.read(
+            "TABPROXY_STRIP_HEADER_PREFIX",
+            self.strip_header_prefix,
+            &mut c.strip_headers,
+            access::header_prefixes,
+        );
         r.read("TABPROXY_ORIGIN", self.origin, &mut c.origin, parse::origin);
         r.read("TABPROXY_RESOLVE", self.resolve, &mut c.resolve, parse::resolve);
         r.read("TABPROXY_TRUST_CERT", self.trust_cert, &mut c.pins, cert::pins);
@@ -242,6 +289,11 @@ impl Settings {
         let problems = r.problems;
         (config, problems)
     }
+}
+
+#[allow(clippy::expect_used)]
+fn default_api_target() -> Url {
+    Url::parse(DEFAULT_API_TARGET).expect("the default is a URL")
 }
 
 /// Reads one option after the other and collects what is wrong.

@@ -36,7 +36,7 @@ impl Mistake {
 }
 
 /// The entries of a list separated by commas.
-fn list(value: &str) -> impl Iterator<Item = &str> {
+pub(super) fn list(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|it| !it.is_empty())
 }
 

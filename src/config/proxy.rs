@@ -40,6 +40,45 @@ impl ProxyConfig {
     }
 }
 
+impl ProxyConfig {
+    /// The proxy on the way to `url`; `None` where it is reached directly.
+    pub fn server_for(&self, url: &Url) -> Option<&ProxyServer> {
+        let server = if url.scheme() == "https" { &self.https } else { &self.http };
+        server.as_ref().filter(|_| !self.is_direct(url))
+    }
+
+    fn is_direct(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+        let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
+        self.bypass.iter().any(|rule| {
+            let rule = rule.to_ascii_lowercase();
+            let in_block =
+                || rule.split_once('/').is_some_and(|(block, bits)| is_within(address, block, bits));
+            let below = || rule.strip_prefix("*").is_some_and(|end| address.is_none() && host.ends_with(end));
+            rule == host || rule == with_port || in_block() || below()
+        })
+    }
+}
+
+/// Whether `address` is in the CIDR block.
+fn is_within(address: Option<IpAddr>, block: &str, bits: &str) -> bool {
+    let (Some(address), Ok(block), Ok(bits)) = (address, block.parse::<IpAddr>(), bits.parse::<u32>()) else {
+        return false;
+    };
+    match (address, block) {
+        (IpAddr::V4(a), IpAddr::V4(b)) if bits <= 32 => {
+            let shift = 32 - bits;
+            a.to_bits().checked_shr(shift) == b.to_bits().checked_shr(shift)
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) if bits <= 128 => {
+            let shift = 128 - bits;
+            a.to_bits().checked_shr(shift) == b.to_bits().checked_shr(shift)
+        }
+        _ => false,
+    }
+}
+
 /// What is spoken with a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyScheme {
@@ -106,6 +145,20 @@ impl ProxyServer {
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(ProxyServer { scheme, host, port, credentials })
+    }
+}
+
+impl ProxyServer {
+    /// The whole address, with credentials: a secret.
+    pub fn url(&self) -> Option<Url> {
+        // Names are resolved by the proxy, which is what the h says.
+        let address = self.to_string().replacen("socks5:", "socks5h:", 1);
+        let mut url = Url::parse(&address).ok()?;
+        if let Some((user, password)) = &self.credentials {
+            url.set_username(user).ok()?;
+            url.set_password(Some(password)).ok()?;
+        }
+        Some(url)
     }
 }
 
@@ -198,6 +251,34 @@ mod tests {
         }
         let server = ProxyServer::parse("u:hunter2@h:1").unwrap();
         assert_eq!(format!("{server:?}"), "ProxyServer(http://h:1, with credentials)");
+    }
+
+    #[test]
+    fn who_is_reached_directly() {
+        let config = |no_proxy: &str| ProxyConfig {
+            https: Some(ProxyServer::parse("u:p%40@h:1").unwrap()),
+            http: None,
+            bypass: bypass(no_proxy).unwrap().unwrap(),
+        };
+        for (no_proxy, url, direct) in [
+            ("", "https://api.openai.com/", false),
+            ("openai.com", "https://api.openai.com/", true),
+            ("openai.com", "https://myopenai.com/", false),
+            ("api.openai.com:443", "https://api.openai.com/", true),
+            ("api.openai.com:80", "https://api.openai.com/", false),
+            ("10.0.0.0/8", "https://10.1.2.3/", true),
+            ("10.0.0.0/8", "https://11.1.2.3/", false),
+            ("0.0.0.0/0", "https://11.1.2.3/", true),
+            ("fd00::/8", "https://[fd00::1]/", true),
+            ("::1", "https://[::1]/", true),
+            ("", "http://api.openai.com/", true),
+        ] {
+            let config = config(no_proxy);
+            assert_eq!(config.server_for(&url.parse().unwrap()).is_none(), direct, "{no_proxy} {url}");
+        }
+        assert_eq!(config("").https.unwrap().url().unwrap().as_str(), "http://u:p%40@h:1/");
+        let socks = ProxyServer::parse("socks5://h").unwrap();
+        assert_eq!(socks.url().unwrap().as_str(), "socks5h://h:1080");
     }
 
     #[test]

@@ -41,6 +41,42 @@ pub struct Settings {
     #[arg(help_heading = "Serving")]
     pub ping: Option<String>,
 
+    /// File with the access keys, as digests; made by `tabproxy key new`, and read again when it changes
+    /// [default: none]
+    #[arg(long, env = "TABPROXY_KEYS_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(help_heading = "Who may use it")]
+    pub keys_file: Option<String>,
+    /// JSON file with the stored accounts, upstream tokens by name, that serve holders of access keys; read
+    /// again when it changes [default: none]
+    #[arg(long, env = "TABPROXY_ACCOUNTS_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(help_heading = "Who may use it")]
+    pub accounts_file: Option<String>,
+    /// Whether a caller with an upstream token or an official key of its own needs an access key too: true or
+    /// false. Once the profile is signed in, whoever goes through the page needs one anyway [default: false]
+    #[arg(long, env = "TABPROXY_REQUIRE_KEY", hide_env_values = true, value_name = "WHEN")]
+    #[arg(num_args = 0..=1, default_missing_value = "true", help_heading = "Who may use it")]
+    pub require_key: Option<String>,
+    /// Password of the /admin routes, plain or as `tabproxy password` prints it. As a flag, other users of this
+    /// machine can read it: set the variable [default: none, and the routes are closed]
+    #[arg(long, env = "TABPROXY_ADMIN_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    #[arg(help_heading = "Who may use it")]
+    pub admin_password: Option<String>,
+    /// Origins whose pages may use this server from a browser, separated by commas, or * for all.
+    /// Example: https://chat.example.com [default: off]
+    #[arg(long, env = "TABPROXY_CORS", hide_env_values = true, value_name = "ORIGINS")]
+    #[arg(help_heading = "Who may use it")]
+    pub cors: Option<String>,
+    /// Where /platform/ and /v1/ lead for callers with an official key; a path in it is kept
+    /// [default: `https://api.openai.com/`]
+    #[arg(long, env = "TABPROXY_API_TARGET", hide_env_values = true, value_name = "URL")]
+    #[arg(help_heading = "The official API")]
+    pub api_target: Option<String>,
+    /// Beginnings of header names that are not shown to the official API, separated by commas.
+    /// Example: X-SCF,X-FC [default: none]
+    #[arg(long, env = "TABPROXY_STRIP_HEADER_PREFIX", hide_env_values = true, value_name = "PREFIXES")]
+    #[arg(help_heading = "The official API")]
+    pub strip_header_prefix: Option<String>,
+
     /// Page to keep open, http or https. Where it redirects to is the site that requests go to
     /// [default: `https://chat.openai.com/`]
     #[arg(long, env = "TABPROXY_ORIGIN", hide_env_values = true, value_name = "URL")]

@@ -46,6 +46,9 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!((config.log_size, config.log_keep), (10 << 20, 3));
     assert_eq!(config.log_format, LogFormat::Text);
     assert_eq!(config.log, "info");
+    assert_eq!((config.keys_file, config.accounts_file, config.require_key), (None, None, false));
+    assert!(config.admin_password.is_none() && config.strip_headers.is_empty());
+    assert_eq!((config.cors, config.api_target.as_str()), (Cors::Off, "https://api.openai.com/"));
 }
 
 #[test]
@@ -73,6 +76,13 @@ fn empty_is_unset() {
         "MAX_BODY",
         "DRAIN",
         "PING",
+        "KEYS_FILE",
+        "ACCOUNTS_FILE",
+        "REQUIRE_KEY",
+        "ADMIN_PASSWORD",
+        "CORS",
+        "API_TARGET",
+        "STRIP_HEADER_PREFIX",
         "LOG_FILE",
         "LOG_SIZE",
         "LOG_KEEP",
@@ -299,4 +309,21 @@ proptest::proptest! {
             assert!(!format!("{mistake:?}").contains("hunter2canary"), "{mistake:?}");
         }
     }
+}
+
+#[test]
+fn who_may_use_it() {
+    assert!(problem("TABPROXY_REQUIRE_KEY", "true").contains("tabproxy key new"));
+    assert!(problem("TABPROXY_CORS", "nowhere").contains("nowhere"));
+    assert!(problem("TABPROXY_STRIP_HEADER_PREFIX", "a b").contains("`a b`"));
+    assert!(!problem("TABPROXY_ADMIN_PASSWORD", "$argon2id$torn").contains("torn"));
+    let vars = [
+        ("TABPROXY_REQUIRE_KEY", "yes"),
+        ("TABPROXY_KEYS_FILE", "/keys.json"),
+        ("TABPROXY_STRIP_HEADER_PREFIX", "X-SCF, x-fc"),
+        ("TABPROXY_ADMIN_PASSWORD", "hunter2"),
+    ];
+    let config = check(&vars).unwrap();
+    assert!(config.require_key && !format!("{config:?}").contains("hunter2"));
+    assert_eq!(config.strip_headers, ["x-scf", "x-fc"]);
 }

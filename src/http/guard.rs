@@ -16,13 +16,26 @@ use url::Url;
 
 use super::reply::{self, Asked};
 use super::{App, HostPolicy};
+use crate::config::Cors;
 use crate::error::{Fault, FaultKind};
 
 /// Lets only requests pass that [`check`] accepts.
 pub(super) async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     match check(request.version(), request.uri(), request.headers(), &app.policy.hosts) {
         Ok(()) => next.run(request).await,
+        Err(fault) if fault.kind() == FaultKind::ForeignOrigin && is_welcome(&request, &app.policy.cors) => {
+            next.run(request).await
+        }
         Err(fault) => reply::refuse(&fault, &Asked::of(&request)),
+    }
+}
+
+/// Whether the operator lets pages of this request's one origin use this server. Its host is known to be ours.
+fn is_welcome(request: &Request, cors: &Cors) -> bool {
+    let mut origins = request.headers().get_all(header::ORIGIN).iter();
+    match (origins.next(), origins.next()) {
+        (Some(origin), None) => origin.to_str().is_ok_and(|it| cors.allows(it)),
+        _ => false,
     }
 }
 

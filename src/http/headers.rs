@@ -178,7 +178,7 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 }
 
 /// Whether `Connection` names this header as one for the next hop only.
-fn is_for_connection(headers: &HeaderMap, name: &str) -> bool {
+pub(super) fn is_for_connection(headers: &HeaderMap, name: &str) -> bool {
     let mut lists = headers.get_all(header::CONNECTION).iter().filter_map(|list| list.to_str().ok());
     lists.any(|list| list.split(',').any(|it| it.trim().eq_ignore_ascii_case(name)))
 }

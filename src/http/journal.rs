@@ -151,6 +151,9 @@ impl Drop for Line {
             | FaultKind::PageLost
             | FaultKind::FetchFailed
             | FaultKind::RedirectedAway
+            | FaultKind::NoAccount
+            | FaultKind::ApiUnreachable
+            | FaultKind::ApiTimeout
             | FaultKind::SlowReader => write_line!(warn, line, code, fault.cause(), fault),
             _ => write_line!(info, line, code, fault.cause(), fault),
         }
@@ -210,7 +213,7 @@ fn new_id() -> String {
 }
 
 /// Who asks. A proxy on this machine says who asked it, in the last entry of its list.
-fn caller(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+pub(super) fn caller(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
     let peer = peer?;
     let list = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| peer.is_loopback());
     let last = list.and_then(|list| list.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
@@ -225,6 +228,7 @@ fn shown(path: &str) -> String {
         let hide = std::mem::replace(&mut is_key, segment == "k")
             || segment.len() > SEGMENT
             || segment.starts_with("sk-")
+            || segment.starts_with("tp-")
             || segment.starts_with("eyJ");
         if hide && !segment.is_empty() { "…" } else { segment }
     });

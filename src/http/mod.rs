@@ -1,16 +1,22 @@
 //! The side that callers see: HTTP/1.1 and HTTP/2 on one port, and what may pass.
 //!
 //! ```text
-//! connection ──> journal ──> guard (Host, Origin) ──┬──> /healthz /readyz /metrics      (health)
-//!                                                   └──> method, path, length ──> queue ──> page ──> body
+//! connection ──> journal ──> guard (Host, Origin) ──> cors ──> /k/KEY off, earlier names to ours (compat)
+//!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health)
+//!                           ├──> /admin/*                          (admin)
+//!                           ├──> the official API                  (relay)
+//!                           └──> method, path, length ──> queue ──> page ──> body
 //! ```
 //!
 //! The order of the layers is the policy: nothing is served, not even a health check, before the guard has
 //! let it pass; the journal, which only writes down what happens, is around it. Everything that a request may do is in [`Policy`]; this module knows neither flags nor
 //! environment.
 
+pub mod access;
+mod admin;
 mod body;
 mod boundary;
+mod compat;
 mod events;
 pub mod guard;
 pub mod headers;
@@ -19,8 +25,11 @@ mod journal;
 mod page;
 pub mod path;
 mod pulse;
+mod relay;
 mod reply;
 mod server;
+mod shape;
+mod signed;
 mod upload;
 
 use std::sync::Arc;
@@ -28,13 +37,22 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::middleware;
-use axum::routing::get;
+use axum::routing::{any, get, patch};
+use tower::util::option_layer;
+use tower_http::cors::{
+    AllowHeaders, AllowMethods, AllowOrigin, AllowPrivateNetwork, CorsLayer, ExposeHeaders,
+};
 
 use crate::admission::Admission;
 use crate::browser::Browser;
+use crate::config::Cors;
 use crate::telemetry::metrics::Metrics;
 
+pub use access::Gate;
+pub use admin::Admin;
+pub use relay::Relay;
 pub use server::serve;
+pub use signed::SignedIn;
 
 /// Which names this server answers to. Loopback names and IP addresses always are answered to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +78,8 @@ pub struct Policy {
     pub ping: Option<Duration>,
     /// Header names that pass in both directions, beyond the usual ones.
     pub allow_headers: Vec<String>,
+    /// Whose pages may use this server.
+    pub cors: Cors,
 }
 
 /// Everything that the routes work with.
@@ -72,16 +92,57 @@ pub struct App {
     pub metrics: Metrics,
     /// What requests may do.
     pub policy: Policy,
+    /// Who may do it.
+    pub gate: Gate,
+    /// The browser's own sign-in.
+    pub signed: SignedIn,
+    /// The admin password.
+    pub admin: Admin,
+    /// The way to the official API.
+    pub relay: Relay,
 }
 
 /// All routes, behind the guard.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let routes = Router::new()
         .route("/healthz", get(health::alive).fallback(health::wrong_method))
         .route("/readyz", get(health::ready).fallback(health::wrong_method))
         .route("/metrics", get(health::metrics).fallback(health::wrong_method))
+        .route("/ping", get(compat::ping).fallback(health::wrong_method))
+        .route("/admin/tokens", patch(admin::tokens).fallback(admin::unknown))
+        .route("/admin/password", patch(admin::new_password).fallback(admin::unknown))
+        .route("/admin/puid", patch(admin::puid).fallback(admin::unknown))
+        .route("/admin/openai", patch(admin::openai).fallback(admin::unknown))
+        .route("/admin/{*rest}", any(admin::unknown))
+        .route("/v1", any(relay::unserved))
+        .route("/v1/{*rest}", any(relay::unserved))
         .fallback(page::handle)
-        .layer(middleware::from_fn_with_state(app.clone(), guard::layer))
+        .layer(middleware::from_fn_with_state(app.clone(), relay::layer))
+        .layer(middleware::from_fn_with_state(app.clone(), access::layer))
+        .with_state(app.clone());
+    // What changes a path has to come before the routes are chosen, and so around all of them.
+    Router::new()
+        .fallback_service(routes)
+        .layer(middleware::from_fn(compat::layer))
+        .layer(middleware::from_fn(access::unwrap_path))
+        .layer(option_layer(cors(&app.policy.cors)))
+        .layer(middleware::from_fn_with_state(app, guard::layer))
         .layer(middleware::from_fn(journal::layer))
-        .with_state(app)
+}
+
+/// What pages of other sites are told. No cookies of theirs: a caller shows a key in a header, if any.
+fn cors(cors: &Cors) -> Option<CorsLayer> {
+    let origins = match cors {
+        Cors::Off => return None,
+        Cors::Any => AllowOrigin::any(),
+        Cors::Origins(origins) => AllowOrigin::list(origins.iter().filter_map(|it| it.parse().ok())),
+    };
+    let layer = CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .allow_private_network(AllowPrivateNetwork::yes())
+        .expose_headers(ExposeHeaders::any())
+        .max_age(Duration::from_secs(600));
+    Some(layer)
 }

@@ -18,6 +18,7 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
+use super::access::Caller;
 use super::body::{Account, Answer, AnswerBody};
 use super::pulse::{self, Pulse};
 use super::reply::{self, Asked};
@@ -38,8 +39,9 @@ pub(super) async fn handle(State(app): State<Arc<App>>, request: Request) -> Res
     let ending = app.metrics.begin();
     let mut asked = Asked::of(&request);
     let (parts, body) = request.into_parts();
+    let caller = Caller::of(&parts.extensions);
     let mut upload = Upload::new(body, app.policy.max_body, app.metrics.clone());
-    let prepared = match prepare(&app, &parts, &mut upload, arrived).await {
+    let prepared = match prepare(&app, &parts, caller, &mut upload, arrived).await {
         Ok(prepared) => prepared,
         Err(fault) => {
             ending.end(Outcome::Fault(fault.kind()));
@@ -68,11 +70,18 @@ struct Prepared {
     request: PageRequest,
     /// Its place, if it has one already.
     permit: Option<Permit>,
+    caller: Caller,
 }
 
-async fn prepare(app: &App, parts: &Parts, upload: &mut Upload, arrived: Instant) -> Result<Prepared, Fault> {
+async fn prepare(
+    app: &App,
+    parts: &Parts,
+    caller: Caller,
+    upload: &mut Upload,
+    arrived: Instant,
+) -> Result<Prepared, Fault> {
     check(parts, app.policy.max_body)?;
-    let path = path::check(&parts.uri, parts.version, &app.policy.allow_paths)?;
+    let path = path::check(&parts.uri, parts.version, &caller.paths(&app.policy.allow_paths))?;
     if is_bodyless(&parts.method) {
         // Some clients send an empty chunked body with a GET: nothing is lost without it.
         upload.read_nothing().await.map_err(|fault| match fault.kind() {
@@ -91,20 +100,30 @@ async fn prepare(app: &App, parts: &Parts, upload: &mut Upload, arrived: Instant
         path,
         headers: headers::to_page(&parts.headers, &app.policy.allow_headers),
         body: upload.take_pieces(),
+        keyed: caller.keyed,
     };
-    Ok(Prepared { request, permit })
+    Ok(Prepared { request, permit, caller })
 }
 
 /// Waits for a place, if it has none, for a page, and for the head of the site's answer.
 async fn perform(app: Arc<App>, prepared: Prepared, arrived: Instant) -> Result<Answer, Fault> {
     let deadline = arrived + app.policy.queue_wait;
-    let permit = match prepared.permit {
+    let mut permit = match prepared.permit {
         Some(permit) => permit,
         None => app.admission.enter(deadline).await?,
     };
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
-    let (head, exchange) = app.browser.fetch(prepared.request, deadline).await?;
+    let Prepared { mut request, caller, .. } = prepared;
+    if caller.uses_page {
+        app.signed.authorize(&mut request, &app.browser, deadline).await?;
+    }
+    let (head, exchange) = app.browser.fetch(request, deadline).await?;
+    caller.answered(&head);
+    if head.status == 401 && caller.uses_page {
+        app.signed.forget().await;
+    }
+    permit.carry(caller.lease());
     let status = StatusCode::from_u16(head.status).map_err(|error| {
         Fault::new(FaultKind::Internal, "The site's answer has no valid status.").maybe_sent().because(error)
     })?;

@@ -13,6 +13,8 @@ use crate::error::{Fault, FaultKind};
 
 /// Where the site hands out the token of whoever is signed in.
 const TOKENS: &str = "/api/auth/";
+/// Where it tells who is signed in.
+pub(super) const SESSION: &str = "/api/auth/session";
 
 /// A path that is still encoded after so many decodings has no honest meaning. The bound also keeps a long
 /// chain of `%2525…` from costing anything.
@@ -44,6 +46,23 @@ pub fn check(uri: &Uri, version: Version, allow: &[String]) -> Result<String, Fa
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     })
+}
+
+/// Whether the site hands out the token of whoever is signed in under this path, in whatever spelling.
+pub(super) fn gives_tokens(path: &str) -> bool {
+    plain(path).is_ok_and(|decoded| is_token_path(&decoded))
+}
+
+/// Whether `path` means something under one of these prefixes.
+pub(super) fn is_under(path: &str, allow: &[String]) -> bool {
+    plain(path).is_ok_and(|decoded| is_allowed(&decoded, allow))
+}
+
+/// The same target with another path and query.
+pub(super) fn with_path(uri: &Uri, path_and_query: &str) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path_and_query.parse().ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 /// `path` decoded once, if it can mean nothing but what it says.

@@ -41,17 +41,28 @@ fn status(kind: FaultKind) -> StatusCode {
             StatusCode::FORBIDDEN
         }
         FaultKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        FaultKind::KeyRequired | FaultKind::AdminRefused | FaultKind::OfficialKeyRequired => {
+            StatusCode::UNAUTHORIZED
+        }
+        FaultKind::AdminClosed => StatusCode::FORBIDDEN,
         FaultKind::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         FaultKind::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        FaultKind::QueueFull => StatusCode::TOO_MANY_REQUESTS,
-        FaultKind::QueueTimeout
+        FaultKind::QueueFull | FaultKind::TooManyAttempts | FaultKind::AccountsResting => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
+        FaultKind::NoAccount
+        | FaultKind::QueueTimeout
         | FaultKind::NotReady
         | FaultKind::NeedsOperator
         | FaultKind::Challenged
         | FaultKind::SignInRequired
         | FaultKind::Draining
         | FaultKind::SlowReader => StatusCode::SERVICE_UNAVAILABLE,
-        FaultKind::PageLost | FaultKind::FetchFailed | FaultKind::RedirectedAway => StatusCode::BAD_GATEWAY,
+        FaultKind::PageLost
+        | FaultKind::FetchFailed
+        | FaultKind::RedirectedAway
+        | FaultKind::ApiUnreachable => StatusCode::BAD_GATEWAY,
+        FaultKind::ApiTimeout => StatusCode::GATEWAY_TIMEOUT,
         FaultKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -72,6 +83,9 @@ pub fn refuse(fault: &Fault, asked: &Asked) -> Response {
     }
     if fault.kind() == FaultKind::MethodNotAllowed {
         headers.insert(header::ALLOW, HeaderValue::from_static(METHODS));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if asked.unread && asked.version < Version::HTTP_2 {
         // The rest of the body is not worth reading, and the next request would come after it.

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of the browser or of HTTP: what it publishes about them is handed in as plain numbers.
 
+pub mod figures;
 pub mod log;
 pub mod metrics;
 pub mod process;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules by layer, lowest first.
 const LAYERS: [&[&str]; 5] = [
-    &["error", "config", "exchange", "pipe", "flow", "telemetry", "translate"],
+    &["error", "config", "exchange", "pipe", "files", "flow", "telemetry", "translate"],
     &["access", "accounts", "admission", "openai", "site", "store", "turns"],
     &["browser"],
     &["http"],

@@ -7,11 +7,12 @@ use std::process::{Command, Stdio};
 
 use futures::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
+use secrecy::ExposeSecret;
 use serde_json::Value;
 use tabproxy::practice::{Practice, PracticeArgs};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::program::Program;
 use crate::rig::{eventually, turn};
@@ -173,14 +174,83 @@ async fn no_secret_is_in_any_line_figure_or_error() {
     for level in ["info", "trace"] {
         let home = TempDir::new().unwrap();
         let log = home.path().join("tabproxy.log");
+        let (keys, accounts) = (home.path().join("keys.json"), home.path().join("accounts.json"));
+        let (_, key) = tabproxy::access::add(&keys, None, vec!["some".into()]).unwrap();
+        fs::write(&accounts, r#"{"accounts": [{"name": "some", "token": "eyJ-canary-stored"}]}"#).unwrap();
+        // Somebody listens there and hangs up at once: an error on the way to the official API.
+        let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = format!("http://{}/canary-target/", api.local_addr().unwrap());
+        tokio::spawn(async move { while api.accept().await.is_ok() {} });
         let env = [
             ("TABPROXY_LOG_FILE", log.to_str().unwrap()),
             ("TABPROXY_LOG", level),
             ("TABPROXY_PING", "100ms"),
+            ("TABPROXY_KEYS_FILE", keys.to_str().unwrap()),
+            ("TABPROXY_ACCOUNTS_FILE", accounts.to_str().unwrap()),
+            ("TABPROXY_ADMIN_PASSWORD", "canary-admin"),
+            ("TABPROXY_API_TARGET", &target),
         ];
         let program = Program::start(&site, home.path(), &env);
         program.wait_ready().await;
         let mut told = String::new();
+
+        // Keys that are right, wrong and torn, in every place; what is stored; the admin's words.
+        let key = key.expose_secret();
+        let secret = &key[3..];
+        let get = |path: &str| program.client.get(program.url(path));
+        let in_path = format!("/k/{key}/backend-api/models");
+        for request in [
+            get("/backend-api/models").bearer_auth(key),
+            get("/backend-api/models").header("x-api-key", key),
+            get(&in_path),
+            get(&format!("/k/{key}")),
+            get(&format!("/k/{key}/../elsewhere")),
+            get(&format!("/chatgpt/{key}")),
+            get(&format!("/backend-api/{key}")).bearer_auth(key),
+            get("/backend-api/models").bearer_auth("tp-canary-wrong"),
+            get("/backend-api/models").header("x-api-key", "canary-wrong"),
+            get("/k/tp-canary-wrong/backend-api/models"),
+            get("/v1/models?canary-query").bearer_auth("sk-canary-official"),
+            get("/v1/models").header("api-key", "canary-azure"),
+            get("/platform/v1/models").header("x-authorization", "Bearer sk-canary-official"),
+            program
+                .client
+                .patch(program.url("/admin/tokens"))
+                .header("authorization", "canary-guess")
+                .body("[]"),
+            program
+                .client
+                .patch(program.url("/admin/tokens"))
+                .header("authorization", "canary-admin")
+                .body("[\"canary token\"]"),
+            program
+                .client
+                .patch(program.url("/admin/tokens"))
+                .header("authorization", "canary-admin")
+                .body("{\"canary\""),
+            program
+                .client
+                .patch(program.url("/admin/tokens"))
+                .header("authorization", "canary-admin")
+                .body("[\"eyJ-canary-new\"]"),
+            program
+                .client
+                .patch(program.url("/admin/password"))
+                .header("authorization", "canary-admin")
+                .body("{\"password\":\"canary-next\"}"),
+            program.ask("canary-401", "canary status=401").bearer_auth(key),
+        ] {
+            let answer = request.send().await.unwrap();
+            // What the site itself says back is the caller's own.
+            if !answer.status().is_success() && !answer.headers().contains_key("x-site-request-id") {
+                told += &answer.text().await.unwrap();
+            }
+        }
+        fs::write(&keys, format!("{{\"keys\": \"canary {key}")).unwrap();
+        fs::write(&accounts, "{\"accounts\": [{\"token\": [\"canary\"]}]}").unwrap();
+        for name in ["keys.json", "accounts.json"] {
+            eventually(|| text(&log).contains(&format!("{name}: line 1")), |it| *it).await;
+        }
 
         // Everything that a caller says, and what the site answers: the prompt once more.
         let ask = |id: &str, knobs: &str| {
@@ -249,7 +319,7 @@ async fn no_secret_is_in_any_line_figure_or_error() {
         told += &program.client.get(program.url("/metrics")).send().await.unwrap().text().await.unwrap();
         told += &text(&log);
         told += &text(&program.stdout);
-        let hits: Vec<_> = told.lines().filter(|it| it.contains("canary")).collect();
+        let hits: Vec<_> = told.lines().filter(|it| it.contains("canary") || it.contains(secret)).collect();
         assert!(hits.is_empty(), "{level}: {hits:#?}");
         assert_eq!(turn("canary", "x")["messages"][0]["id"], "canary", "the canaries were sent");
     }

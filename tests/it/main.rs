@@ -4,8 +4,10 @@
 // A panic in a test is how it fails.
 #![allow(clippy::unwrap_used)]
 
+mod access;
 mod bodies;
 mod clients;
+mod compat;
 mod devtools;
 mod faults;
 mod heartbeat;
@@ -16,6 +18,7 @@ mod nginx;
 mod overload;
 mod program;
 mod refusals;
+mod relay;
 mod repairs;
 mod resources;
 mod rig;

@@ -6,7 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::{HeaderMap, HeaderName};
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use tabproxy::access;
 use tabproxy::config::Config;
 use tabproxy::practice::PracticeArgs;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +17,19 @@ use tokio_util::sync::CancellationToken;
 use crate::rig::{PATIENCE, Rig, config_for, eventually};
 use crate::shared::procfs::{kill, of_kind};
 
-fn open_sign_in(config: &mut Config) {
+/// Lets the sign-in be reached through the proxy; returns a key, without which nothing is served after it.
+fn open_sign_in(config: &mut Config) -> SecretString {
     config.allow_paths.push("/auth/".into());
+    let keys = config.profile.with_file_name("keys.json");
+    let (_, key) = access::add(&keys, None, Vec::new()).unwrap();
+    config.keys_file = Some(keys);
+    key
+}
+
+/// A client that shows this key.
+fn holder(key: &SecretString) -> reqwest::Client {
+    let headers = [(HeaderName::from_static("x-api-key"), key.expose_secret().parse().unwrap())];
+    reqwest::Client::builder().no_proxy().default_headers(HeaderMap::from_iter(headers)).build().unwrap()
 }
 
 fn saved(rig: &Rig) -> PathBuf {
@@ -24,7 +38,9 @@ fn saved(rig: &Rig) -> PathBuf {
 
 /// A proxy whose browser is signed in, which the site wants from now on.
 async fn signed_in() -> Rig {
-    let rig = Rig::with(PracticeArgs::default(), open_sign_in).await;
+    let mut key = None;
+    let mut rig = Rig::with(PracticeArgs::default(), |config| key = Some(open_sign_in(config))).await;
+    rig.client = holder(&key.unwrap());
     let done = rig.client.post(rig.url("/auth/login")).send().await.unwrap();
     assert!(done.status().is_success() || done.status().is_redirection(), "{}", done.status());
     rig.site.set_sign_in(true);
@@ -84,7 +100,7 @@ async fn a_profile_that_cannot_be_opened_is_set_aside_and_the_sign_in_kept() {
     fs::remove_dir_all(dir.join("Default")).unwrap();
     fs::write(dir.join("Default"), "no directory").unwrap();
     let mut config = config_for(&site, &profile);
-    open_sign_in(&mut config);
+    let key = open_sign_in(&mut config);
     let stop = CancellationToken::new();
     let server = tabproxy::Server::start(config, stop.clone()).await.unwrap();
     let mut status = server.browser().watch();
@@ -94,7 +110,7 @@ async fn a_profile_that_cannot_be_opened_is_set_aside_and_the_sign_in_kept() {
     let aside: Vec<_> = aside.map(|it| it.file_name().into_string().unwrap()).collect();
     assert!(aside.iter().any(|it| it.starts_with("profile.damaged-")), "{aside:?}");
     let url = format!("http://{}/backend-api/me", server.addr());
-    assert_eq!(crate::rig::client().get(url).send().await.unwrap().status(), 200, "still signed in");
+    assert_eq!(holder(&key).get(url).send().await.unwrap().status(), 200, "still signed in");
     stop.cancel();
     server.finished().await.unwrap();
 }

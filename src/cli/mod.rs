@@ -2,21 +2,27 @@
 //!
 //! It exists so that `--help` is the manual. It must not know how anything is served.
 
+pub mod keys;
+
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand};
 use url::Url;
 
+use self::keys::KeyTask;
+use crate::access::{self, AccessKeys};
+use crate::accounts::Accounts;
 use crate::browser::launch::{find_chromium, is_program};
 use crate::browser::profile::ProfileLock;
 use crate::config::{Config, Problem, Settings};
+use crate::files::FileError;
 use crate::practice::PracticeArgs;
 
 /// How long the browser may take to say its version.
@@ -46,6 +52,10 @@ Examples:
     tabproxy check && tabproxy serve
     curl -N http://127.0.0.1:3000/backend-api/models -H 'Authorization: Bearer …'
 
+  Make an access key, which callers need once somebody is signed in in the browser:
+    export TABPROXY_KEYS_FILE=~/.config/tabproxy/keys.json
+    tabproxy key new --name my-bot
+
   Serve other machines under a name, through a proxy that wants a password:
     HTTPS_PROXY=socks5://user:password@10.0.0.1:1080 \\
       tabproxy serve --listen 0.0.0.0:3000 --hosts chat.example.com";
@@ -61,6 +71,11 @@ pub enum Task {
     Practice(PracticeArgs),
     /// Check the configuration, the browser, the profile and the port; exit code 1 if anything is wrong
     Check(Box<Settings>),
+    /// Make, list and revoke access keys
+    #[command(subcommand)]
+    Key(KeyTask),
+    /// Print the hash of an admin password, which is read from the terminal or from stdin
+    Password,
 }
 
 /// How the demo runs. Other options of the browser are taken from the environment, as by `serve`.
@@ -159,11 +174,29 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
             None => {}
         }
     }
+    for (variable, name, file) in [
+        ("TABPROXY_KEYS_FILE", "keys", config.keys_file.as_deref().map(|path| (path, keys_in(path)))),
+        (
+            "TABPROXY_ACCOUNTS_FILE",
+            "accounts",
+            config.accounts_file.as_deref().map(|path| (path, accounts_in(path))),
+        ),
+    ] {
+        match file {
+            Some((path, Ok(count))) => line(name, &format!("{} ({count})", path.display())),
+            Some((_, Err(error))) => {
+                let flag = variable.trim_start_matches("TABPROXY_").to_lowercase().replace('_', "-");
+                let remedy = "correct it, or make one (`tabproxy key new` for keys)";
+                problems.push(problem(variable, format!("{variable} (--{flag}): {error}"), remedy));
+            }
+            None => {}
+        }
+    }
     line("paths", &config.allow_paths.join(","));
     if config.allow_paths.iter().any(|it| "/api/auth/session".starts_with(it.as_str())) {
         line(
             "careful",
-            &"the paths include /api/auth/session, which hands the signed-in token to any caller",
+            &"the paths include /api/auth/session, which hands the signed-in token to every holder of a key that opens it",
         );
     }
     let limits = format!(
@@ -250,6 +283,15 @@ fn version(program: &Path) -> io::Result<String> {
     }
 }
 
+fn keys_in(path: &Path) -> Result<usize, FileError> {
+    AccessKeys::open(Some(path))?;
+    access::list(path).map(|it| it.len())
+}
+
+fn accounts_in(path: &Path) -> Result<usize, FileError> {
+    Ok(Accounts::open(Some(path))?.states(Instant::now()).len())
+}
+
 /// Whether the log can be written; leaves no new file behind.
 fn try_log(path: &Path) -> io::Result<()> {
     let new = !path.exists();
@@ -301,6 +343,13 @@ mod tests {
             "DRAIN",
             "LOG_FILE",
             "LOG",
+            "KEYS_FILE",
+            "ACCOUNTS_FILE",
+            "REQUIRE_KEY",
+            "ADMIN_PASSWORD",
+            "CORS",
+            "API_TARGET",
+            "STRIP_HEADER_PREFIX",
         ] {
             assert!(help.contains(&format!("[env: TABPROXY_{name}]")), "{name}");
         }

@@ -1,0 +1,336 @@
+//! Stored accounts: upstream tokens by name, lent to callers one request at a time.
+//!
+//! ```text
+//!            lease                       429 of the site
+//!  Ready ──────────> running + 1   Ready ───────────────> Resting ── Retry-After ──> Ready
+//!    ^   <── drop ──                 │ 401
+//!    └────── another token ──────────┴──> Refused
+//! ```
+//!
+//! The least busy one is lent first, and of equally busy ones that which has waited longest. The file is
+//! followed as it changes; what is known of an account stays with it as long as its token is the same. Time is
+//! handed in. Knows nothing of HTTP and of keys but the names that they open.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Fault, FaultKind};
+use crate::files::{self, FileError, Watched};
+use crate::telemetry::figures::AccountFigure;
+
+/// The name of the account that is the browser's own sign-in.
+pub const PAGE: &str = "page";
+/// How long an account rests when the site does not say.
+pub const REST: Duration = Duration::from_secs(60);
+/// The longest rest: whatever the site says, it is tried again after that.
+const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
+
+/// An account as it is written. It has no `Debug`: the token is in it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct StoredAccount {
+    /// Its name; those without one are the ones that `PATCH /admin/tokens` replaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The upstream token, without `Bearer`.
+    pub token: String,
+}
+
+/// The file of accounts, as it is written.
+#[derive(Clone, Default, Serialize, Deserialize)]
+pub struct AccountFile {
+    /// All accounts.
+    pub accounts: Vec<StoredAccount>,
+}
+
+/// How an account is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It can be lent.
+    Ready,
+    /// The site wants no more of it until then.
+    Resting(Instant),
+    /// The site does not know its token (any more): it needs another.
+    Refused,
+}
+
+/// How an account is now, for those who watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountState {
+    /// Its name.
+    pub name: String,
+    /// Whether it can be lent.
+    pub condition: Condition,
+    /// Requests that run with it.
+    pub running: usize,
+}
+
+#[derive(Debug)]
+struct Account {
+    name: String,
+    token: SecretString,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    condition: Condition,
+    running: usize,
+    /// The number of the lease that last took it: lower has waited longer.
+    last: u64,
+}
+
+impl Account {
+    fn new((name, token): (String, SecretString)) -> Arc<Account> {
+        let state = State { condition: Condition::Ready, running: 0, last: 0 };
+        Arc::new(Account { name, token, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn condition(&self, now: Instant) -> Condition {
+        let mut state = self.state();
+        if matches!(state.condition, Condition::Resting(until) if until <= now) {
+            state.condition = Condition::Ready;
+        }
+        state.condition
+    }
+}
+
+type Named = Vec<(String, SecretString)>;
+
+/// All stored accounts.
+pub struct Accounts {
+    file: Option<Watched<AccountFile, Named>>,
+    /// The unnamed ones where there is no file to keep them in.
+    all: Mutex<Vec<Arc<Account>>>,
+    leases: AtomicU64,
+}
+
+/// Why no account can be lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoAccount {
+    /// None is stored that the caller may use.
+    Missing,
+    /// All of them need another token.
+    Refused,
+    /// All that could serve rest; the first of them for so long.
+    Resting(Duration),
+}
+
+impl From<NoAccount> for Fault {
+    fn from(why: NoAccount) -> Fault {
+        match why {
+            NoAccount::Missing => Fault::new(
+                FaultKind::NoAccount,
+                "The account that this access key opens is not there: the operator must store it again.",
+            ),
+            NoAccount::Refused => Fault::new(
+                FaultKind::NoAccount,
+                "The site refuses every account that this access key opens: the operator must renew a token.",
+            ),
+            NoAccount::Resting(wait) => Fault::new(
+                FaultKind::AccountsResting,
+                "You have sent too many messages to the model. Please try again later.",
+            )
+            .retry_after(wait),
+        }
+    }
+}
+
+impl Accounts {
+    /// The accounts in `path`; without one, there are none until some are given.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub fn open(path: Option<&Path>) -> Result<Accounts, FileError> {
+        let file = path.map(|path| Watched::open(path, make)).transpose()?;
+        let all = file.iter().flat_map(|it| it.get().to_vec()).map(Account::new).collect();
+        Ok(Accounts { file, all: Mutex::new(all), leases: AtomicU64::new(0) })
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Arc<Account>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.all().is_empty()
+    }
+
+    /// Lends the least busy of the accounts with these `names`; empty for any of all.
+    ///
+    /// # Errors
+    /// [`NoAccount`] says why none can be lent.
+    pub fn lease(&self, names: &[String], now: Instant) -> Result<AccountLease, NoAccount> {
+        let all = self.all();
+        let open: Vec<_> = all.iter().filter(|it| names.is_empty() || names.contains(&it.name)).collect();
+        if open.is_empty() {
+            return Err(NoAccount::Missing);
+        }
+        let ready = open.iter().filter(|it| it.condition(now) == Condition::Ready);
+        let best = ready.min_by_key(|it| {
+            let state = it.state();
+            (state.running, state.last)
+        });
+        let Some(best) = best else {
+            let rests = open.iter().filter_map(|it| match it.condition(now) {
+                Condition::Resting(until) => Some(until.saturating_duration_since(now)),
+                _ => None,
+            });
+            return Err(rests.min().map_or(NoAccount::Refused, NoAccount::Resting));
+        };
+        let mut state = best.state();
+        state.running += 1;
+        state.last = self.leases.fetch_add(1, Ordering::Relaxed) + 1;
+        drop(state);
+        Ok(AccountLease { account: (*best).clone() })
+    }
+
+    /// How each of them is.
+    pub fn states(&self, now: Instant) -> Vec<AccountState> {
+        let state = |it: &Arc<Account>| AccountState {
+            name: it.name.clone(),
+            condition: it.condition(now),
+            running: it.state().running,
+        };
+        self.all().iter().map(state).collect()
+    }
+
+    /// The same, for the metrics.
+    pub fn figures(&self, now: Instant) -> Vec<AccountFigure> {
+        let figure = |it: AccountState| AccountFigure {
+            name: it.name,
+            state: match it.condition {
+                Condition::Ready => "ready",
+                Condition::Resting(_) => "resting",
+                Condition::Refused => "refused",
+            },
+            running: it.running,
+        };
+        self.states(now).into_iter().map(figure).collect()
+    }
+
+    /// Reads the file again if it has changed.
+    pub fn look(&self) {
+        if let Some(file) = self.file.as_ref().filter(|it| it.look()) {
+            self.adopt(file.get().to_vec());
+        }
+    }
+
+    /// Puts `tokens` in place of the unnamed accounts: in the file, if there is one, else until the end of
+    /// this process. Says whether they are kept.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn replace_unnamed(&self, tokens: Vec<SecretString>) -> Result<bool, FileError> {
+        let unnamed = || {
+            let tokens = tokens.iter().map(|it| it.expose_secret().to_owned());
+            tokens.map(|token| StoredAccount { name: None, token })
+        };
+        let Some(file) = &self.file else {
+            let made = make(AccountFile { accounts: unnamed().collect() });
+            self.adopt(made.map_err(|why| FileError::new(Path::new("accounts"), why))?);
+            return Ok(false);
+        };
+        files::update(file.path(), |file: &mut AccountFile| {
+            file.accounts.retain(|it| it.name.is_some());
+            file.accounts.extend(unnamed());
+            make(file.clone()).map(drop)
+        })?;
+        self.look();
+        Ok(true)
+    }
+
+    /// From now on these are the accounts. One with the same name and token is the same one.
+    fn adopt(&self, named: Named) {
+        let mut all = self.all();
+        let known = |(name, token): &(String, SecretString)| {
+            let same =
+                |it: &&Arc<Account>| it.name == *name && it.token.expose_secret() == token.expose_secret();
+            all.iter().find(same).cloned()
+        };
+        *all = named.into_iter().map(|it| known(&it).unwrap_or_else(|| Account::new(it))).collect();
+    }
+}
+
+fn make(file: AccountFile) -> Result<Named, String> {
+    let (mut names, mut unnamed) = (HashSet::new(), 0);
+    let mut make = |StoredAccount { name, token }: StoredAccount| {
+        let name = match name {
+            Some(name) if name == PAGE => {
+                return Err(format!("the name {PAGE} means the browser's own sign-in: take another"));
+            }
+            Some(name) => name,
+            None => {
+                unnamed += 1;
+                format!("unnamed-{unnamed}")
+            }
+        };
+        files::check_name(&name)?;
+        let token = token.trim();
+        let token = token.strip_prefix("Bearer ").unwrap_or(token);
+        if token.is_empty() || !token.bytes().all(|it| it.is_ascii_graphic()) {
+            return Err(format!("the account {name} has no token that a header can carry"));
+        }
+        if !names.insert(name.clone()) {
+            return Err(format!("two accounts have the name {name}"));
+        }
+        Ok((name, token.to_owned().into()))
+    };
+    file.accounts.into_iter().map(&mut make).collect()
+}
+
+/// The loan of an account for one request; dropping it gives it back.
+#[derive(Debug)]
+pub struct AccountLease {
+    account: Arc<Account>,
+}
+
+impl AccountLease {
+    /// The account's name.
+    pub fn name(&self) -> &str {
+        &self.account.name
+    }
+
+    /// Its token.
+    pub fn token(&self) -> &SecretString {
+        &self.account.token
+    }
+
+    /// The site wants no more of it for so long; it does not always say for how long.
+    pub fn rest(&self, wait: Option<Duration>, now: Instant) {
+        let wait = wait.unwrap_or(REST).min(LONGEST_REST);
+        let mut state = self.account.state();
+        if state.condition == Condition::Ready {
+            tracing::warn!(account = self.name(), "the site wants no more of it for {} s", wait.as_secs());
+        }
+        if state.condition != Condition::Refused {
+            state.condition = Condition::Resting(now + wait);
+        }
+    }
+
+    /// The site does not know its token.
+    pub fn refuse(&self) {
+        let before = std::mem::replace(&mut self.account.state().condition, Condition::Refused);
+        if before != Condition::Refused {
+            tracing::error!(account = self.name(), "the site refuses its token: it needs a new one");
+        }
+    }
+}
+
+impl Drop for AccountLease {
+    fn drop(&mut self) {
+        self.account.state().running -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests;
