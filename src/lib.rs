@@ -168,6 +168,7 @@ impl Server {
     /// Starts everything and returns at once; the browser gets ready meanwhile. Ends some time after
     /// `shutdown`: see [`Server::finished`].
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Server, StartError> {
+        let shown = config.shown();
         let binary = match config.chromium {
             Some(path) if launch::is_program(&path) => path,
             Some(path) => return Err(StartError::NotAProgram(path)),
@@ -238,10 +239,14 @@ impl Server {
             signed: http::SignedIn::default(),
             admin: http::Admin::new(config.admin_password),
             relay,
+            board: http::Board::default(),
+            console: http::Console::new(addr, shown),
         });
         tokio::spawn(keep_outside(browser.clone(), app.clone()));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(http::console::keep_books(app.clone())));
         tracing::info!("listening on http://{addr}");
+        http::console::announce(&app);
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);
         let draining = browser.clone();
         let serving = tokio::spawn(async move {

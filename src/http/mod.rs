@@ -4,6 +4,7 @@
 //! connection ──> journal ──> guard (Host, Origin) ──> cors ──> /k/KEY off, earlier names to ours (compat)
 //!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health)
 //!                           ├──> /admin/*                          (admin)
+//!                           ├──> /console                          (console)
 //!                           ├──> the official API                  (relay)
 //!                           └──> method, path, length ──> queue ──> page ──> body
 //! ```
@@ -14,9 +15,11 @@
 
 pub mod access;
 mod admin;
+mod board;
 mod body;
 mod boundary;
 mod compat;
+pub mod console;
 mod events;
 pub mod guard;
 pub mod headers;
@@ -50,6 +53,8 @@ use crate::telemetry::metrics::Metrics;
 
 pub use access::Gate;
 pub use admin::Admin;
+pub use board::Board;
+pub use console::Console;
 pub use relay::Relay;
 pub use server::serve;
 pub use signed::SignedIn;
@@ -100,6 +105,10 @@ pub struct App {
     pub admin: Admin,
     /// The way to the official API.
     pub relay: Relay,
+    /// The requests that are here now.
+    pub board: Board,
+    /// The operator's page.
+    pub console: Console,
 }
 
 /// All routes, behind the guard.
@@ -116,6 +125,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/admin/{*rest}", any(admin::unknown))
         .route("/v1", any(relay::unserved))
         .route("/v1/{*rest}", any(relay::unserved))
+        .merge(console::routes(&app))
         .fallback(page::handle)
         .layer(middleware::from_fn_with_state(app.clone(), relay::layer))
         .layer(middleware::from_fn_with_state(app.clone(), access::layer))
@@ -126,8 +136,8 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn(compat::layer))
         .layer(middleware::from_fn(access::unwrap_path))
         .layer(option_layer(cors(&app.policy.cors)))
-        .layer(middleware::from_fn_with_state(app, guard::layer))
-        .layer(middleware::from_fn(journal::layer))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::layer))
+        .layer(middleware::from_fn_with_state(app.board.clone(), journal::layer))
 }
 
 /// What pages of other sites are told. No cookies of theirs: a caller shows a key in a header, if any.
