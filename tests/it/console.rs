@@ -1,0 +1,426 @@
+//! The operator's console, used as a person does: with a browser of their own, on a phone and on a desk.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use reqwest::StatusCode;
+use reqwest::header::{COOKIE, LOCATION, ORIGIN, SET_COOKIE};
+use serde_json::{Value, json};
+use tabproxy::access::password;
+use tabproxy::practice::{Check, Practice, PracticeArgs, answer_text};
+
+use crate::devtools::DevTools;
+use crate::operator::{Operator, Page};
+use crate::rig::{PATIENCE, Program, Rig, code_of};
+
+const PASSWORD: &str = "correct horse";
+const PHONE: (u32, u32) = (390, 844);
+const DESK: (u32, u32) = (1100, 900);
+
+/// The program with an admin password, in front of this site.
+async fn program(site: &Practice) -> Program {
+    let hash = password::hash(PASSWORD).unwrap();
+    Program::start(site, &[("TABPROXY_ADMIN_PASSWORD", &hash)]).await
+}
+
+/// A session: its cookie and its token.
+async fn come_in(program: &Program) -> (String, String) {
+    let login = program.client.post(program.url("/console/login")).json(&json!({"password": PASSWORD}));
+    let answer = login.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    session_of(program, &answer).await
+}
+
+async fn session_of(program: &Program, answer: &reqwest::Response) -> (String, String) {
+    let cookie = answer.headers()[SET_COOKIE].to_str().unwrap();
+    for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/console;"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let session = program.client.get(program.url("/console/api/session")).header(COOKIE, &cookie);
+    let session: Value = session.send().await.unwrap().json().await.unwrap();
+    (cookie, session["token"].as_str().unwrap().to_owned())
+}
+
+async fn state(program: &Program, cookie: &str) -> Value {
+    let state = program.client.get(program.url("/console/api/state")).header(COOKIE, cookie);
+    state.send().await.unwrap().json().await.unwrap()
+}
+
+/// A second hand on the proxy's browser, for what a person would see with their eyes.
+async fn eyes(program: &Program) -> DevTools {
+    DevTools::of(program.browser().unwrap()).await
+}
+
+/// Where an element of the site's page is, in parts of the page's width and height.
+async fn place_of(eyes: &mut DevTools, site: &Practice, selector: &str) -> (f64, f64) {
+    let expression = format!(
+        "(() => {{ const it = document.querySelector({}); if (!it?.checkVisibility()) return null; \
+         const b = it.getBoundingClientRect(); \
+         return [(b.x + b.width / 2) / innerWidth, (b.y + b.height / 2) / innerHeight]; }})()",
+        json!(selector)
+    );
+    let began = Instant::now();
+    loop {
+        let place = eyes.eval(&site.home_url(), &expression).await;
+        if let (Some(x), Some(y)) = (place[0].as_f64(), place[1].as_f64()) {
+            return (x, y);
+        }
+        assert!(began.elapsed() < PATIENCE, "{selector} is not there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn frames(page: &mut Page) -> u64 {
+    page.eval("Number(document.getElementById('screen').dataset.frames ?? 0)").await.as_u64().unwrap()
+}
+
+async fn wait_for_picture(page: &mut Page) {
+    page.until("Number(document.getElementById('screen').dataset.frames ?? 0) > 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_phone_the_operator_signs_in_on_the_sites_wall_and_it_turns_ready_by_itself() {
+    let site = Practice::start(PracticeArgs { sign_in: true, ..PracticeArgs::default() }).await.unwrap();
+    let program = program(&site).await;
+    let operator = Operator::start().await;
+    let mut phone = operator.page(&program.url("/console"), PHONE, true).await;
+    phone.until("document.getElementById('login')?.checkVisibility()").await;
+    phone.picture("login").await;
+    phone.sign_in("wrong horse").await;
+    phone.until("document.getElementById('login-error').textContent.includes('wrong')").await;
+    phone.eval("document.getElementById('password').value = ''").await;
+    phone.sign_in(PASSWORD).await;
+    phone.until("document.getElementById('pill').textContent === 'needs you'").await;
+    phone.until("document.getElementById('go-live').checkVisibility()").await;
+    phone.picture("needs-operator").await;
+    phone.click("#go-live").await;
+    wait_for_picture(&mut phone).await;
+    phone.until("document.getElementById('live-status').textContent.includes('You drive')").await;
+    phone.picture("sign-in-wall").await;
+
+    // A name by keyboard and by input method, then the button, all by finger.
+    let mut eyes = eyes(&program).await;
+    let name = place_of(&mut eyes, &site, "#name").await;
+    phone.touch_screen(name, true).await;
+    let focused = "document.activeElement.id";
+    let began = Instant::now();
+    while eyes.eval(&site.home_url(), focused).await != "name" {
+        assert!(began.elapsed() < PATIENCE, "the tap does not reach the page");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    phone.eval("document.getElementById('keys').focus()").await;
+    phone.press("End", 35).await;
+    phone.type_keys(" Lee").await;
+    phone.insert("李").await;
+    let began = Instant::now();
+    loop {
+        let value = eyes.eval(&site.home_url(), "document.querySelector('#name').value").await;
+        if value == "Practice Person Lee李" {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{value}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    phone.picture("typed").await;
+    let button = place_of(&mut eyes, &site, "#sign-in").await;
+    phone.touch_screen(button, true).await;
+    phone.until("document.getElementById('pill').textContent === 'ready'").await;
+    phone.picture("signed-in").await;
+    let log = program.log();
+    assert!(!log.contains("Lee") && !log.contains("horse"), "what is typed is never logged");
+    assert!(log.contains("signed in"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_wants_a_click_is_passed_by_the_one_who_drives() {
+    let site =
+        Practice::start(PracticeArgs { check: Check::Click, ..PracticeArgs::default() }).await.unwrap();
+    let program = program(&site).await;
+    let operator = Operator::start().await;
+    let mut first = operator.page(&program.url("/console#live"), DESK, false).await;
+    first.until("document.getElementById('login')?.checkVisibility()").await;
+    first.sign_in(PASSWORD).await;
+    wait_for_picture(&mut first).await;
+    first
+        .until_within("document.getElementById('pill').textContent === 'needs you'", Duration::from_secs(90))
+        .await;
+    // Another tab of the same person comes in without a password, and looks on.
+    let mut second = operator.page(&program.url("/console#live"), DESK, false).await;
+    wait_for_picture(&mut second).await;
+    second.until("document.getElementById('live-status').textContent.includes('Somebody else')").await;
+    let mut eyes = eyes(&program).await;
+    let button = place_of(&mut eyes, &site, "#check-button").await;
+    second.touch_screen(button, false).await;
+    second.picture("looking-on").await;
+    second.click("#take").await;
+    second.until("document.getElementById('live-status').textContent.includes('You drive')").await;
+    first.until("document.getElementById('live-status').textContent.includes('Somebody else')").await;
+    let pill = first.eval("document.getElementById('pill').textContent").await;
+    assert_eq!(pill, "needs you", "the click of one who looks on does nothing");
+    second.picture("check").await;
+    second.touch_screen(button, false).await;
+    first.until("document.getElementById('pill').textContent === 'ready'").await;
+    program.wait_ready().await;
+    second.until("!document.getElementById('live-status').textContent.includes('no page')").await;
+    second.picture("ready").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_watches_a_stream_stops_a_request_and_restarts_the_browser() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let program = program(&site).await;
+    program.wait_ready().await;
+    let operator = Operator::start().await;
+    let mut desk = operator.page(&program.url("/console#try"), DESK, false).await;
+    desk.until("document.getElementById('login')?.checkVisibility()").await;
+    desk.sign_in(PASSWORD).await;
+
+    let prompt = "Hello from the console count=15 interval=60";
+    desk.click("#prompt").await;
+    desk.insert(prompt).await;
+    desk.click("#send").await;
+    let said = json!(answer_text(prompt).trim());
+    desk.until(&format!("document.querySelector('.theirs')?.textContent.trim() === {said}")).await;
+    desk.until("document.getElementById('events').childElementCount >= 15").await;
+    desk.until("!document.getElementById('send').disabled").await;
+    desk.picture("try").await;
+    assert_eq!(site.counters().posts_arrived, 1);
+
+    // A request of somebody else, stopped in mid-stream.
+    let mut running = program.ask("long", "hello count=100000 interval=50").await.bytes_stream();
+    running.next().await.unwrap().unwrap();
+    desk.click("[data-tab=now]").await;
+    desk.until("document.querySelector('[data-stop]')").await;
+    desk.until("document.getElementById('requests').textContent.includes('/backend-api/conversation')").await;
+    desk.picture("now").await;
+    desk.click("[data-stop]").await;
+    let cut = async { while let Some(Ok(_)) = running.next().await {} };
+    tokio::time::timeout(PATIENCE, cut).await.expect("cut at once");
+    desk.until("!document.querySelector('[data-stop]')").await;
+    crate::rig::eventually(|| site.counters().active, |it| *it == 0).await;
+
+    // Nobody new, and again.
+    desk.click_and_agree("[data-do=drain]").await;
+    desk.until("document.getElementById('pill').textContent === 'nobody let in'").await;
+    let refused = program.ask("refused", "hello").await;
+    assert_eq!(
+        (refused.status(), code_of(refused).await.as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    );
+    assert_eq!(program.get("/readyz").await.status(), 503);
+    desk.click("[data-do=resume]").await;
+    desk.until("document.getElementById('pill').textContent === 'ready'").await;
+    assert_eq!(program.get("/readyz").await.status(), 200);
+
+    // The browser, while somebody looks at it.
+    desk.click("[data-tab=live]").await;
+    wait_for_picture(&mut desk).await;
+    let before = program.browser();
+    desk.click("[data-tab=now]").await;
+    desk.click_and_agree("[data-do=restart_browser]").await;
+    crate::rig::eventually(|| program.browser(), |it| it.is_some() && *it != before).await;
+    desk.until("document.getElementById('pill').textContent === 'ready'").await;
+    desk.until("document.getElementById('timeline').textContent.includes('starting')").await;
+    desk.picture("restarted").await;
+    desk.click("[data-tab=log]").await;
+    desk.until(
+        "document.getElementById('lines').textContent.includes('the operator has the browser started')",
+    )
+    .await;
+    desk.picture("log").await;
+    desk.click("[data-tab=config]").await;
+    desk.until("document.getElementById('config').textContent.includes('TABPROXY_ADMIN_PASSWORD')").await;
+    let shown = desk.eval("document.getElementById('config').textContent").await;
+    assert!(!shown.as_str().unwrap().contains("argon2"), "{shown}");
+    desk.click("#language").await;
+    desk.until("document.querySelector('[data-tab=live]').textContent === '实时画面'").await;
+    desk.click("[data-tab=now]").await;
+    desk.until("document.getElementById('pill').textContent === '就绪'").await;
+    desk.until("document.querySelectorAll('#charts path').length > 0").await;
+    desk.picture("chinese").await;
+    desk.click("#logout").await;
+    desk.until("document.getElementById('login').checkVisibility()").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_come_fast_enough_survive_another_browser_and_end_when_nobody_looks() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let program = program(&site).await;
+    program.wait_ready().await;
+    let (cookie, token) = come_in(&program).await;
+    assert_eq!(state(&program, &cookie).await["captured"], 0, "nobody has looked");
+    let operator = Operator::start().await;
+    let mut desk = operator.page(&program.url("/console#live"), DESK, false).await;
+    desk.until("document.getElementById('login')?.checkVisibility()").await;
+    desk.sign_in(PASSWORD).await;
+    wait_for_picture(&mut desk).await;
+    const LIVELY: &str = "setInterval(() => { document.body.style.background = `hsl(${performance.now() / 20} 60% 60%)` }, 15), 1";
+    assert_eq!(eyes(&program).await.eval(&site.home_url(), LIVELY).await, 1);
+    // The issue's own figure, on a machine that is busy with other tests: the best second of many.
+    let began = Instant::now();
+    let mut best = 0;
+    while best < 10 {
+        let before = frames(&mut desk).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        best = best.max(frames(&mut desk).await - before);
+        assert!(began.elapsed() < PATIENCE, "only {best} pictures a second");
+    }
+    println!("pictures a second: {best}");
+
+    // The page is loaded again, and then the whole browser goes: the view stays.
+    let more = async |desk: &mut Page| {
+        let now = frames(desk).await;
+        desk.until(&format!("Number(document.getElementById('screen').dataset.frames) > {now}")).await;
+    };
+    desk.click("#reload").await;
+    more(&mut desk).await;
+    let before = program.browser().unwrap();
+    crate::shared::procfs::signal(before, rustix::process::Signal::KILL);
+    crate::rig::eventually(|| program.browser(), |it| it.is_some_and(|it| it != before)).await;
+    program.wait_ready().await;
+    assert_eq!(eyes(&program).await.eval(&site.home_url(), LIVELY).await, 1);
+    more(&mut desk).await;
+    more(&mut desk).await;
+
+    // It is looked at no longer, however much it changes.
+    desk.click("[data-tab=log]").await;
+    let began = Instant::now();
+    while state(&program, &cookie).await["viewers"] != 0 {
+        assert!(began.elapsed() < PATIENCE, "somebody still looks");
+    }
+    let mut last = u64::MAX;
+    let quiet = async {
+        loop {
+            let now = state(&program, &cookie).await["captured"].as_u64().unwrap();
+            if now == last {
+                return;
+            }
+            last = now;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, quiet).await.expect("the capture ends");
+    desk.click("[data-tab=live]").await;
+    more(&mut desk).await;
+    assert!(state(&program, &cookie).await["captured"].as_u64().unwrap() > last);
+
+    // Who is signed out sees nothing more.
+    let out = program.client.post(program.url("/console/logout")).header(COOKIE, &cookie);
+    assert_eq!(out.header("x-console-token", &token).send().await.unwrap().status(), 204);
+    let gone =
+        program.client.get(program.url("/console/api/state")).header(COOKIE, &cookie).send().await.unwrap();
+    assert_eq!(gone.status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_comes_in_by_another_way_than_the_password() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let hash = password::hash(PASSWORD).unwrap();
+    let vars = [("TABPROXY_ADMIN_PASSWORD", hash.as_str()), ("TABPROXY_CORS", "*")];
+    let program = Program::start(&site, &vars).await;
+    assert!(!program.log().contains("once="), "with a password there is no link");
+    let (cookie, token) = come_in(&program).await;
+    let get = |path: &str| program.client.get(program.url(path));
+    let post = |path: &str| program.client.post(program.url(path)).json(&json!({"do": "drain"}));
+    let status = async |request: reqwest::RequestBuilder| request.send().await.unwrap().status().as_u16();
+
+    let page = get("/console").send().await.unwrap();
+    let csp = page.headers()["content-security-policy"].to_str().unwrap();
+    assert!(csp.contains("default-src 'none'") && csp.contains("frame-ancestors 'none'"), "{csp}");
+    for path in ["/console/api/state", "/console/api/charts", "/console/api/config", "/console/live"] {
+        assert_eq!(status(get(path)).await, 401, "{path}");
+        let guessed = format!("tabproxy_console={}", "A".repeat(43));
+        assert_eq!(status(get(path).header(COOKIE, guessed)).await, 401, "{path}");
+    }
+    assert_eq!(status(get("/console/enter?once=x")).await, 401);
+    // The cookie alone changes nothing; nor does it with the token of nobody.
+    for path in ["/console/api/do", "/console/logout", "/console/try"] {
+        assert_eq!(status(post(path).header("x-console-token", &token)).await, 401, "{path}");
+        assert_eq!(status(post(path).header(COOKIE, &cookie)).await, 401, "{path}");
+        assert_eq!(
+            status(post(path).header(COOKIE, &cookie).header("x-console-token", "x")).await,
+            401,
+            "{path}"
+        );
+    }
+    let upgrade = |origin: String, protocol: &str| {
+        let request = get("/console/live").header(COOKIE, &cookie).header(ORIGIN, origin);
+        let request = request.header("connection", "upgrade").header("upgrade", "websocket");
+        let request =
+            request.header("sec-websocket-version", "13").header("sec-websocket-protocol", protocol);
+        request.header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+    };
+    let (own, shown) = (program.url(""), format!("tabproxy-console, token.{token}"));
+    assert_eq!(status(upgrade(own.clone(), "tabproxy-console")).await, 401);
+    assert_eq!(status(upgrade("https://evil.example".into(), &shown)).await, 403);
+    assert_eq!(status(upgrade(own, &shown)).await, 101);
+    // Pages of other origins, also where CORS lets them use the proxy; and another port is another origin.
+    for origin in ["https://evil.example", "http://127.0.0.1:1", "null"] {
+        let request = post("/console/api/do").header(COOKIE, &cookie).header("x-console-token", &token);
+        assert_eq!(status(request.header(ORIGIN, origin)).await, 403, "{origin}");
+        assert_eq!(
+            status(get("/console/api/session").header(COOKIE, &cookie).header(ORIGIN, origin)).await,
+            403
+        );
+    }
+    let rebound = get("/console").header("host", "evil.example");
+    assert_eq!(status(rebound).await, 403);
+    // No request was let through, and no key of the console opens anything else.
+    assert_eq!(state(&program, &cookie).await["paused"], false);
+
+    // Guessing soon is rarely answered.
+    let mut seen = Vec::new();
+    for n in 0..12 {
+        let guess =
+            program.client.post(program.url("/console/login")).json(&json!({"password": format!("{n}")}));
+        seen.push(status(guess).await);
+    }
+    assert_eq!((seen[0], seen[11]), (401, 429), "{seen:?}");
+    // Another password ends all sessions.
+    let change = program.client.patch(program.url("/admin/password")).header("x-forwarded-for", "10.1.1.1");
+    let change = change.header("authorization", PASSWORD).json(&json!({"password": "another"}));
+    assert_eq!(status(change).await, 200);
+    assert_eq!(status(get("/console/api/state").header(COOKIE, &cookie)).await, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_password_a_link_from_the_log_opens_it_once_and_only_on_this_machine() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let program = Program::start(&site, &[]).await;
+    let link = |log: &str| {
+        let at = log.rsplit("console: ").next()?;
+        Some(at.split_whitespace().next()?.to_owned()).filter(|it| it.contains("once="))
+    };
+    let url = crate::rig::eventually(|| link(&program.log()), Option::is_some).await.unwrap();
+    assert!(url.starts_with(&program.url("/console/enter?once=")), "{url}");
+    let client =
+        reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    assert_eq!(client.head(&url).send().await.unwrap().status(), 401, "only looked at");
+    assert_eq!(client.get(&url).header("sec-purpose", "prefetch").send().await.unwrap().status(), 401);
+    let opened = client.get(&url).send().await.unwrap();
+    assert_eq!((opened.status().as_u16(), &opened.headers()[LOCATION]), (303, &"/console".parse().unwrap()));
+    let (cookie, _) = session_of(&program, &opened).await;
+    assert_eq!(state(&program, &cookie).await["paused"], false);
+    assert_eq!(client.get(&url).send().await.unwrap().status(), 401, "once");
+    let login = client.post(program.url("/console/login")).json(&json!({"password": ""}));
+    assert_eq!(login.send().await.unwrap().status(), 401);
+    // Another one is to be had, and is in the log again.
+    let asked = client.post(program.url("/console/link")).json(&json!({})).send().await.unwrap();
+    assert_eq!(asked.status(), 200);
+    let is_new = |it: &Option<String>| it.as_ref().is_some_and(|it| *it != url);
+    let next = crate::rig::eventually(|| link(&program.log()), is_new).await.unwrap();
+    assert_eq!(client.get(next).send().await.unwrap().status(), 303);
+
+    let open =
+        Rig::starting(PracticeArgs::default(), |config| config.listen = "0.0.0.0:0".parse().unwrap()).await;
+    for path in ["/console", "/console/main.js", "/console/enter?once=x", "/console/api/session"] {
+        let url = format!("http://127.0.0.1:{}{path}", open.addr().port());
+        let refused = open.client.get(url).send().await.unwrap();
+        assert_eq!(
+            (refused.status().as_u16(), code_of(refused).await.as_str()),
+            (403, "admin_closed"),
+            "{path}"
+        );
+    }
+}
