@@ -76,6 +76,8 @@ pub enum Refused {
         /// How long the caller waited.
         waited: Duration,
     },
+    /// No one is let in for now.
+    Paused,
     /// No one is let in any more.
     Draining,
 }
@@ -96,6 +98,11 @@ impl From<Refused> for Fault {
                 ),
             )
             .retry_after(BUSY_RETRY),
+            Refused::Paused => Fault::new(
+                FaultKind::Draining,
+                "The proxy takes no new requests for now; try again in a moment.",
+            )
+            .retry_after(DRAIN_RETRY),
             Refused::Draining => {
                 Fault::new(FaultKind::Draining, "The proxy is stopping; try again in a moment.")
                     .retry_after(DRAIN_RETRY)
@@ -127,7 +134,7 @@ impl Admission {
     /// [`Refused`] says why there was none. A full or closed door refuses at once.
     pub async fn enter(&self, deadline: Instant) -> Result<Permit, Refused> {
         if self.is_paused() {
-            return Err(Refused::Draining);
+            return Err(Refused::Paused);
         }
         // This cannot overtake: a place that frees while someone waits is handed to the first of them.
         match self.places.clone().try_acquire_owned() {
@@ -331,10 +338,10 @@ mod tests {
         let mut waiting = pin!(door.enter(far()));
         assert!(poll(waiting.as_mut()).is_pending());
         door.pause(true);
-        assert_eq!(door.enter(far()).await.unwrap_err(), Refused::Draining);
+        assert_eq!(door.enter(far()).await.unwrap_err(), Refused::Paused);
         drop(held);
         drop(waiting.await.unwrap());
-        assert_eq!(door.enter(far()).await.unwrap_err(), Refused::Draining);
+        assert_eq!(door.enter(far()).await.unwrap_err(), Refused::Paused);
         door.pause(false);
         assert!(door.enter(far()).await.is_ok() && !door.is_closed());
     }

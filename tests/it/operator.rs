@@ -40,10 +40,11 @@ impl Operator {
         Operator { child, profile }
     }
 
-    /// A tab of this size; a phone has touch.
+    /// A window of this size, since what is behind another one is not looked at; a phone has touch.
     pub async fn page(&self, url: &str, (width, height): (u32, u32), phone: bool) -> Page {
         let mut tools = DevTools::connect(&self.address().await).await;
-        let created = tools.call(None, "Target.createTarget", json!({"url": "about:blank"})).await;
+        let created =
+            tools.call(None, "Target.createTarget", json!({"url": "about:blank", "newWindow": true})).await;
         let params = json!({"targetId": created["targetId"], "flatten": true});
         let attached = tools.call(None, "Target.attachToTarget", params).await;
         let session = attached["sessionId"].as_str().unwrap().to_owned();

@@ -123,7 +123,6 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     Router::new()
         .route("/console", get(index))
         .route("/console/", get(index))
-        .route("/console/{file}", get(file))
         .route("/console/login", post(login))
         .route("/console/logout", post(logout))
         .route("/console/enter", get(enter))
@@ -135,7 +134,7 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/console/api/charts", get(charts::charts))
         .route("/console/api/config", get(config))
         .route("/console/api/do", post(act))
-        .route("/console/{*rest}", any(nothing))
+        .route("/console/{*name}", any(file))
         .layer(middleware::from_fn_with_state(app.clone(), layer))
 }
 
@@ -188,17 +187,16 @@ async fn index() -> Response {
 }
 
 async fn file(Path(name): Path<String>, request: Request) -> Response {
-    match FILES.iter().find(|it| it.0 == name) {
+    let is_read = request.method() == Method::GET || request.method() == Method::HEAD;
+    match FILES.iter().find(|it| it.0 == name && is_read) {
         Some((_, kind, text)) => {
             ([(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "no-cache")], *text).into_response()
         }
-        None => nothing(request).await,
+        None => {
+            let fault = Fault::new(FaultKind::PathNotAllowed, "The console has no such address.");
+            reply::refuse(&fault, &Asked::of(&request))
+        }
     }
-}
-
-async fn nothing(request: Request) -> Response {
-    let fault = Fault::new(FaultKind::PathNotAllowed, "The console has no such address.");
-    reply::refuse(&fault, &Asked::of(&request))
 }
 
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {

@@ -1,5 +1,5 @@
 // How things are: phase, requests, what happened, accounts, the log, the configuration.
-import { $, bytes, clock, el, span, t } from './words.js';
+import { $, because, bytes, clock, el, span, t } from './words.js';
 import { post } from './net.js';
 
 const COLOURS = { ready: 'good', needs_operator: 'bad', stopped: 'bad', backoff: 'bad' };
@@ -17,9 +17,9 @@ export function showState(state) {
   $('phase').textContent = t(`p_${state.phase}`) + (state.paused ? ` · ${t('p_paused')}` : '');
   $('phase').className = colour;
   $('means').textContent = t(`m_${state.phase}`);
-  $('reason').textContent = state.reason;
+  $('reason').textContent = because(state.reason);
   const times = [`${t('since')} ${span(state.since)}`];
-  if (state.usual !== null) times.push(`${t('usually')} ${span(state.usual)}`);
+  if (state.usual !== null && state.phase !== 'ready') times.push(`${t('usually')} ${span(state.usual)}`);
   if (state.until !== null) times.push(`${t('left')} ${span(state.until)}`);
   $('times').textContent = times.join(' · ');
   $('go-live').hidden = state.phase !== 'needs_operator';
@@ -39,7 +39,7 @@ export function showState(state) {
 
 function fill(list, rows) {
   // What a finger may be on stays where it is, as long as nothing has changed.
-  const now = rows.map((it) => it.textContent).join('\n');
+  const now = [t('none'), ...rows.map((it) => it.textContent)].join('\n');
   if (list.dataset.now === now && list.childElementCount) return;
   list.dataset.now = now;
   list.replaceChildren(...(rows.length ? rows : [el('li', t('none'), 'quiet-text')]));
@@ -68,7 +68,7 @@ function happened(it) {
   return row(
     el('span', clock(it.at), 'side'),
     el('span', t(`p_${it.phase}`), COLOURS[it.phase] ?? 'wait'),
-    el('span', it.reason, 'what quiet-text'),
+    el('span', because(it.reason), 'what quiet-text'),
     el('span', lasted, 'side'),
   );
 }

@@ -83,6 +83,13 @@ const modifiers = (e) => (e.altKey ? 1 : 0) | (e.ctrlKey ? 2 : 0) | (e.metaKey ?
 const BUTTONS = ['left', 'middle', 'right'];
 let moved = null, moving = 0, fingers = new Map(), touch = null;
 
+// Two fingers move the picture itself, where it is larger than its frame.
+function pan(e) {
+  const before = fingers.get(e.pointerId);
+  $('stage').scrollBy((before.clientX - e.clientX) / fingers.size, (before.clientY - e.clientY) / fingers.size);
+  fingers.set(e.pointerId, e);
+}
+
 function at(e) {
   const box = screen.getBoundingClientRect();
   return { x: (e.clientX - box.left) / box.width, y: (e.clientY - box.top) / box.height };
@@ -111,13 +118,18 @@ screen.addEventListener('pointerdown', (e) => {
     return click(e, 'down', BUTTONS[e.button] ?? 'none', e.buttons, e.detail || clicks(e));
   }
   fingers.set(e.pointerId, e);
-  if (fingers.size > 1) { touch = null; return; }
+  if (fingers.size > 1) {
+    if (touch?.drag) click(e, 'up', 'left', 0, 1);
+    touch = null;
+    return;
+  }
   touch = { x: e.clientX, y: e.clientY, lastX: e.clientX, lastY: e.clientY, moved: false, drag: $('drag').checked };
   if (touch.drag) { put({ t: 'mouse', k: 'move', ...at(e) }); click(e, 'down', 'left', 1, 1); }
 });
 
 screen.addEventListener('pointermove', (e) => {
   if (e.pointerType !== 'touch') return moveSoon({ t: 'mouse', k: 'move', ...at(e), b: e.buttons & 1 ? 'left' : 'none', held: e.buttons, m: modifiers(e) });
+  if (fingers.size > 1 && fingers.has(e.pointerId)) return pan(e);
   if (!touch || !fingers.has(e.pointerId)) return;
   if (touch.drag) return moveSoon({ t: 'mouse', k: 'move', ...at(e), b: 'left', held: 1 });
   if (!touch.moved && Math.hypot(e.clientX - touch.x, e.clientY - touch.y) < 8) return;
@@ -205,6 +217,13 @@ keys.addEventListener('paste', (e) => {
 
 // --- the bar
 
+$('zoom').addEventListener('click', () => {
+  const stage = $('stage'), zoom = (Number(stage.dataset.zoom ?? 1) % 3) + 1;
+  stage.dataset.zoom = String(zoom);
+  $('zoom').textContent = `${zoom}×`;
+  // What one signs in to is most often in the middle.
+  stage.scrollTo((screen.offsetWidth - stage.clientWidth) / 2, (screen.offsetHeight - stage.clientHeight) / 2);
+});
 $('keyboard').addEventListener('click', () => keys.focus({ preventScroll: true }));
 $('paste').addEventListener('click', () => {
   $('paste-box').hidden = !$('paste-box').hidden;
@@ -218,6 +237,6 @@ $('paste-box').addEventListener('submit', (e) => {
 });
 $('reload').addEventListener('click', () => put({ t: 'reload' }));
 $('take').addEventListener('click', () => send({ t: 'take' }));
-$('which').addEventListener('change', () => { gone = true; send({ t: 'look', at: $('which').value }); });
+$('which').addEventListener('change', () => { gone = true; tell(); send({ t: 'look', at: $('which').value }); });
 $('yes').addEventListener('click', () => put({ t: 'answer', yes: true }));
 $('no').addEventListener('click', () => put({ t: 'answer', yes: false }));

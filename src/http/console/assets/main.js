@@ -30,8 +30,7 @@ async function begin() {
     $('door').hidden = true;
     $('inside').hidden = false;
     $('logout').hidden = false;
-    open(location.hash.slice(1) || 'now');
-    await poll();
+    await open(location.hash.slice(1) || 'now');
   } catch (error) {
     outside(null, error instanceof Refused && error.status === 403);
     if (!(error instanceof Refused)) timer = setTimeout(begin, 3000);
@@ -68,6 +67,7 @@ function open(name) {
   if (name === 'live') openLive(); else closeLive();
   if (name === 'config') get('api/config').then(showConfig, () => {});
   chartsAt = 0;
+  return poll();
 }
 
 $('login').addEventListener('submit', async (event) => {
@@ -93,7 +93,7 @@ $('logout').addEventListener('click', async () => {
   await post('logout').catch(() => {});
   begin();
 });
-$('language').addEventListener('click', () => { switchLanguage(); if (session.token) { chartsAt = 0; poll(); } });
+$('language').addEventListener('click', () => { switchLanguage(); $('did').textContent = ''; if (session.token) { chartsAt = 0; poll(); } });
 for (const button of document.querySelectorAll('nav button')) {
   button.addEventListener('click', () => open(button.dataset.tab));
 }

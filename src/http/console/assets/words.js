@@ -14,7 +14,7 @@ const EN = {
   a_ready: 'ready', a_busy: 'busy', a_resting: 'rests for', a_refused: 'refused: needs another token', s: 's', ms: 'ms', usually: 'usually', since: 'for', left: 'at most', still: 'so far',
   site_tab: "The site's page", spare_tab: 'A carrier (only to look at)', take_over: 'Take over', keyboard: 'Keyboard', paste: 'Put text in', put_in: 'Put in', reload: 'Load again', drag: 'Drag instead of scroll',
   live_off: 'Connecting…', live_gone: 'There is no page just now.', you_drive: 'You drive.', other_drives: 'Somebody else drives; you look on.', watching: 'watching',
-  live_help: 'Click or tap into the picture to type. A tap is a click; a finger that moves scrolls, or drags where that is chosen. Nothing that you type is kept or logged.',
+  live_help: 'Click into the picture to type; on a phone, “Keyboard” brings the keys. A tap is a click; a finger that moves scrolls, or drags where that is chosen; two fingers move an enlarged picture. Nothing that you type is kept or logged.',
   yes: 'OK', no: 'Cancel', send: 'Send', try_hint: 'Say something to the site…', events: 'events', first_byte: 'first byte after', whole: 'whole after', gap: 'longest gap',
   filter: 'Filter', follow: 'Follow', about: 'About', p_paused: 'nobody let in',
   p_starting: 'starting', p_warming: 'warming up', p_ready: 'ready', p_suspect: 'suspect', p_needs_operator: 'needs you', p_backoff: 'pausing', p_draining: 'stopping', p_stopped: 'stopped',
@@ -37,7 +37,7 @@ const ZH = {
   a_ready: '就绪', a_busy: '使用中', a_resting: '休息剩余', a_refused: '被拒绝：需要新的令牌', s: '秒', ms: '毫秒', usually: '通常', since: '已持续', left: '最多还有', still: '至今',
   site_tab: '站点页面', spare_tab: '载体页（只能看）', take_over: '接管', keyboard: '键盘', paste: '输入文本', put_in: '输入', reload: '重新加载', drag: '拖动（而非滚动）',
   live_off: '正在连接……', live_gone: '此刻没有页面。', you_drive: '由你操作。', other_drives: '其他人正在操作，你在观看。', watching: '人在看',
-  live_help: '点击画面后即可输入。轻触即点击；手指移动为滚动，选中“拖动”则为拖动。你输入的内容不会被保存，也不会写入日志。',
+  live_help: '点击画面后即可输入；在手机上用“键盘”调出键盘。轻触即点击；单指移动为滚动，选中“拖动”则为拖动；放大后用两指移动画面。你输入的内容不会被保存，也不会写入日志。',
   yes: '确定', no: '取消', send: '发送', try_hint: '对站点说点什么……', events: '个事件', first_byte: '首字节', whole: '总共', gap: '最长间隔',
   filter: '过滤', follow: '跟随', about: '关于', p_paused: '暂停接入',
   p_starting: '启动中', p_warming: '预热中', p_ready: '就绪', p_suspect: '可疑', p_needs_operator: '需要你', p_backoff: '暂歇', p_draining: '停止中', p_stopped: '已停止',
@@ -46,8 +46,23 @@ const ZH = {
   m_backoff: '有失败，稍后重试。', m_draining: '代理正在停止。', m_stopped: '代理已停止。',
 };
 
+// What the proxy says of itself, as far as it is often the same.
+const REASONS = {
+  'requests are served': '正常服务',
+  'the browser is starting': '浏览器启动中',
+  'the browser is starting again': '浏览器再次启动',
+  "the site's page is being opened": '正在打开站点页面',
+  "the site's page is opened again": '再次打开站点页面',
+  'restarted by the operator': '操作员重启',
+  'a beat was missed': '漏了一次心跳',
+  'the site checks the browser': '站点正在检查浏览器',
+  "the site's check did not pass by itself: a person must complete it in the browser": '站点的检查没有自动通过：需要真人在浏览器里完成',
+  'the site wants a sign-in: a person must do it in the browser': '站点要求登录：需要真人在浏览器里完成',
+};
+
 let chinese = (localStorage.getItem('language') ?? navigator.language ?? '').startsWith('zh');
 
+export const because = (reason) => (chinese && REASONS[reason]) || reason;
 export const t = (key) => (chinese ? ZH : EN)[key] ?? EN[key] ?? key;
 
 // Puts the words where the page wants them.
