@@ -66,7 +66,8 @@ impl<S: Subscriber> Layer<S> for Keep {
 
 fn push(level: &'static str, mut text: String) {
     if text.len() > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST));
+        let end = (0..=LONGEST).rev().find(|it| text.is_char_boundary(*it));
+        text.truncate(end.unwrap_or_default());
         text.push('…');
     }
     let mut ring = ring();

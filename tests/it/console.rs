@@ -1,5 +1,7 @@
 //! The operator's console, used as a person does: with a browser of their own, on a phone and on a desk.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -75,6 +77,33 @@ async fn frames(page: &mut Page) -> u64 {
     page.eval("Number(document.getElementById('screen').dataset.frames ?? 0)").await.as_u64().unwrap()
 }
 
+/// Writes a name into the site's form through the live view, by keyboard and by input method.
+async fn write_name(page: &mut Page, eyes: &mut DevTools, site: &Practice, by_finger: bool) {
+    let name = place_of(eyes, site, "#name").await;
+    page.touch_screen(name, by_finger).await;
+    see(eyes, site, "document.activeElement.id", "name").await;
+    if by_finger {
+        page.click("#keyboard").await;
+    }
+    page.press("End", 35).await;
+    page.type_keys(" Lee").await;
+    page.insert("李").await;
+    see(eyes, site, "document.querySelector('#name').value", "Practice Person Lee李").await;
+}
+
+/// Waits until the site's page is so.
+async fn see(eyes: &mut DevTools, site: &Practice, expression: &str, expected: &str) {
+    let began = Instant::now();
+    loop {
+        let value = eyes.eval(&site.home_url(), expression).await;
+        if value == expected {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{expression} is {value}, not {expected}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// Waits for another picture.
 async fn more(page: &mut Page) {
     let now = frames(page).await;
@@ -105,29 +134,8 @@ async fn with_a_phone_the_operator_signs_in_on_the_sites_wall_and_it_turns_ready
     phone.until("document.getElementById('live-status').textContent.includes('You drive')").await;
     phone.picture("sign-in-wall").await;
 
-    // A name by keyboard and by input method, then the button, all by finger.
     let mut eyes = eyes(&program).await;
-    let name = place_of(&mut eyes, &site, "#name").await;
-    phone.touch_screen(name, true).await;
-    let focused = "document.activeElement.id";
-    let began = Instant::now();
-    while eyes.eval(&site.home_url(), focused).await != "name" {
-        assert!(began.elapsed() < PATIENCE, "the tap does not reach the page");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    phone.eval("document.getElementById('keys').focus()").await;
-    phone.press("End", 35).await;
-    phone.type_keys(" Lee").await;
-    phone.insert("李").await;
-    let began = Instant::now();
-    loop {
-        let value = eyes.eval(&site.home_url(), "document.querySelector('#name').value").await;
-        if value == "Practice Person Lee李" {
-            break;
-        }
-        assert!(began.elapsed() < PATIENCE, "{value}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    write_name(&mut phone, &mut eyes, &site, true).await;
     more(&mut phone).await;
     phone.click("#zoom").await;
     phone.picture("typed").await;
@@ -138,6 +146,41 @@ async fn with_a_phone_the_operator_signs_in_on_the_sites_wall_and_it_turns_ready
     let log = program.log();
     assert!(!log.contains("Lee") && !log.contains("horse"), "what is typed is never logged");
     assert!(log.contains("signed in"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_with_a_window_is_seen_and_driven_as_well() {
+    // A display that nobody sees.
+    let mut screen = Command::new("Xvfb");
+    screen.args(["-displayfd", "1", "-screen", "0", "1400x1000x24", "-nolisten", "tcp"]);
+    let Ok(mut screen) = screen.stdout(Stdio::piped()).stderr(Stdio::null()).spawn() else {
+        return eprintln!("not tested: there is no Xvfb");
+    };
+    let mut number = String::new();
+    BufReader::new(screen.stdout.take().unwrap()).read_line(&mut number).unwrap();
+    let display = format!(":{}", number.trim());
+    let site = Practice::start(PracticeArgs { sign_in: true, ..PracticeArgs::default() }).await.unwrap();
+    let hash = password::hash(PASSWORD).unwrap();
+    let vars =
+        [("TABPROXY_ADMIN_PASSWORD", hash.as_str()), ("DISPLAY", &display), ("TABPROXY_HEADLESS", "false")];
+    let mut program = Program::start(&site, &vars).await;
+    let operator = Operator::start().await;
+    let mut desk = operator.page(&program.url("/console#live"), DESK, false).await;
+    desk.until("document.getElementById('login')?.checkVisibility()").await;
+    desk.sign_in(PASSWORD).await;
+    wait_for_picture(&mut desk).await;
+    let mut eyes = eyes(&program).await;
+    write_name(&mut desk, &mut eyes, &site, false).await;
+    let button = place_of(&mut eyes, &site, "#sign-in").await;
+    desk.touch_screen(button, false).await;
+    desk.until("document.getElementById('pill').textContent === 'ready'").await;
+    // Nobody waits for those who only look: the drain would be 20 seconds, and the browser's farewell is short.
+    let began = Instant::now();
+    program.signal(rustix::process::Signal::TERM);
+    assert!(program.ended().await.success());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    let _ = screen.kill();
+    let _ = screen.wait();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,7 +288,7 @@ async fn the_operator_watches_a_stream_stops_a_request_and_restarts_the_browser(
     desk.until("document.querySelector('[data-tab=live]').textContent === '实时画面'").await;
     desk.click("[data-tab=now]").await;
     desk.until("document.getElementById('pill').textContent === '就绪'").await;
-    desk.until("document.querySelectorAll('#charts path').length > 0").await;
+    desk.until("[...document.querySelectorAll('#charts path')].some((it) => it.getAttribute('d'))").await;
     desk.picture("chinese").await;
     desk.click("#logout").await;
     desk.until("document.getElementById('login').checkVisibility()").await;

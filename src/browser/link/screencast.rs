@@ -295,9 +295,8 @@ impl Drop for Cast {
     fn drop(&mut self) {
         self.link.screens.remove(&self.session);
         // The end of the session ends the cast with it, also where it has not been stopped.
-        let mut detach = target::DetachFromTargetParams::default();
-        detach.session_id = Some(self.session.clone().into());
-        self.link.post_to_browser(detach);
+        let session_id = Some(self.session.clone().into());
+        self.link.post_to_browser(target::DetachFromTargetParams { session_id });
     }
 }
 

@@ -20,8 +20,8 @@ use tokio::sync::watch;
 
 use super::access::Session;
 use super::session_of;
-use crate::browser::Input;
 use crate::browser::view::{Scene, View, Which};
+use crate::browser::{Input, Phase};
 use crate::error::{Fault, FaultKind};
 use crate::http::App;
 use crate::http::reply::{self, Asked};
@@ -183,10 +183,15 @@ async fn serve(app: &App, socket: WebSocket, session: &Session) {
     let mut viewer = Viewer { app, seat, view, scene, out, ahead: 0, question: None, had_picture: false };
     roles.mark_changed();
     let mut ping = tokio::time::interval(PING);
+    let mut status = app.browser.watch();
+    let stopping = status.wait_for(|it| matches!(it.phase, Phase::Draining | Phase::Stopped));
+    tokio::pin!(stopping);
     loop {
         let room = viewer.ahead < AHEAD;
         let went_on = tokio::select! {
             () = session.over().cancelled() => false,
+            // The server waits for nobody who only looks.
+            _ = &mut stopping => false,
             message = said.next() => match message {
                 Some(Ok(Message::Text(text))) => {
                     viewer.hear(&text);

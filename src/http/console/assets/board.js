@@ -17,7 +17,7 @@ export function showState(state) {
   $('phase').textContent = t(`p_${state.phase}`) + (state.paused ? ` · ${t('p_paused')}` : '');
   $('phase').className = colour;
   $('means').textContent = t(`m_${state.phase}`);
-  $('reason').textContent = because(state.reason);
+  $('reason').textContent = state.phase === 'ready' ? '' : because(state.reason);
   const times = [`${t('since')} ${span(state.since)}`];
   if (state.usual !== null && state.phase !== 'ready') times.push(`${t('usually')} ${span(state.usual)}`);
   if (state.until !== null) times.push(`${t('left')} ${span(state.until)}`);
