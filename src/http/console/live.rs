@@ -184,7 +184,8 @@ async fn serve(app: &App, socket: WebSocket, session: &Session) {
     roles.mark_changed();
     let mut ping = tokio::time::interval(PING);
     let mut status = app.browser.watch();
-    let stopping = status.wait_for(|it| matches!(it.phase, Phase::Draining | Phase::Stopped));
+    let stopping =
+        async { status.wait_for(|it| matches!(it.phase, Phase::Draining | Phase::Stopped)).await.is_ok() };
     tokio::pin!(stopping);
     loop {
         let room = viewer.ahead < AHEAD;
