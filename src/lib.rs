@@ -34,6 +34,11 @@
 //! dead page has provably not been sent, and may go to another. Frames of the answer are taken at once into a bounded [`pipe`], under the credit of [`flow`], so a
 //! client that reads slowly slows its own fetch and nobody else's.
 //!
+//! # The operator
+//!
+//! [`http::console`] shows the site tab as a screencast and puts what a person does into it, so that a check or a
+//! sign-in needs no window ([`browser::view`]). The supervisor notices by itself when that has helped.
+//!
 //! # Layers
 //!
 //! Imports go downward only; `tests/it/layers.rs` holds this.

@@ -10,6 +10,7 @@ mod clients;
 mod compat;
 mod console;
 mod devtools;
+mod doors;
 mod faults;
 mod heartbeat;
 mod input;

@@ -6,6 +6,7 @@
 //! Here every call has one deadline, a tab gets only what it needs, and an event that this version cannot
 //! parse is skipped. Commands only: bodies never cross this connection (see [`super::channel`]).
 
+mod input;
 mod pump;
 mod screencast;
 mod stores;
@@ -20,9 +21,10 @@ use chromiumoxide::{Command, Connection};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use input::{Button, Input, KeyKind, PointerKind};
 use pump::{Call, Event, Pump};
 use screencast::Screens;
-pub use screencast::{Button, Cast, Input, KeyKind, Picture, PointerKind, Seen};
+pub use screencast::{Cast, Picture, Seen};
 pub use tab::{Tab, TabId};
 
 /// The longest that any call may take. Generous, so that a starved machine is not taken for a dead one;

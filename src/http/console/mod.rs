@@ -11,6 +11,7 @@
 
 pub mod access;
 mod charts;
+mod door;
 mod live;
 mod state;
 
@@ -19,20 +20,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::to_bytes;
-use axum::extract::{ConnectInfo, Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Json, Router, middleware};
-use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use self::access::{Session, Sessions, cookie, no_cookie};
+use self::access::{Session, Sessions};
+use self::door::Door;
 use super::access::Caller;
 use super::reply::{self, Asked};
-use super::{App, guard, journal, page};
+use super::{App, guard, page};
 use crate::browser::Repair;
 use crate::error::{Fault, FaultKind};
 
@@ -123,13 +124,13 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     Router::new()
         .route("/console", get(index))
         .route("/console/", get(index))
-        .route("/console/login", post(login))
-        .route("/console/logout", post(logout))
-        .route("/console/enter", get(enter))
-        .route("/console/link", post(link))
+        .route("/console/login", post(door::login))
+        .route("/console/logout", post(door::logout))
+        .route("/console/enter", get(door::enter))
+        .route("/console/link", post(door::link))
         .route("/console/live", get(live::handle))
         .route(TRY, post(converse))
-        .route("/console/api/session", get(session))
+        .route("/console/api/session", get(door::session))
         .route("/console/api/state", get(state::state))
         .route("/console/api/charts", get(charts::charts))
         .route("/console/api/config", get(config))
@@ -138,28 +139,12 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         .layer(middleware::from_fn_with_state(app.clone(), layer))
 }
 
-/// How somebody may come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
-    Password,
-    Link,
-    Closed,
-}
-
-fn door(app: &App) -> Door {
-    match (app.admin.is_set(), app.console.at_home) {
-        (true, _) => Door::Password,
-        (false, Some(_)) => Door::Link,
-        (false, None) => Door::Closed,
-    }
-}
-
 /// What holds for all of them.
 async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let asked = Asked::of(&request);
     // Unlike the guard before us, this heeds no CORS.
     let checked = guard::check(request.version(), request.uri(), request.headers(), &app.policy.hosts);
-    let mut response = match (checked, door(&app)) {
+    let mut response = match (checked, door::of(&app)) {
         (Err(fault), _) => reply::refuse(&fault, &asked),
         (Ok(()), Door::Closed) => {
             let text = "The console is closed: the operator opens it with TABPROXY_ADMIN_PASSWORD.";
@@ -219,17 +204,6 @@ fn admit(app: &App, headers: &HeaderMap) -> Result<Arc<Session>, Fault> {
     Err(Fault::new(FaultKind::AdminRefused, "The request does not show the console's token."))
 }
 
-/// Whether the browser came over TLS that ends in front of us.
-fn is_secure(headers: &HeaderMap) -> bool {
-    headers.get("x-forwarded-proto").is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"https"))
-}
-
-/// One more attempt to come in, from where this request comes.
-fn count(app: &App, request: &Request) -> Result<(), Fault> {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip().to_canonical());
-    app.gate.attempts.count(journal::caller(peer, request.headers()))
-}
-
 async fn read<T: serde::de::DeserializeOwned>(request: Request) -> Result<T, Fault> {
     let body = tokio::time::timeout(PATIENCE, to_bytes(request.into_body(), BODY)).await;
     let body = body.map_err(|_| Fault::new(FaultKind::BodyTimeout, "The request's body did not come."))?;
@@ -245,95 +219,6 @@ fn answer(done: Result<Value, Fault>, asked: &Asked) -> Response {
         Ok(told) => Json(told).into_response(),
         Err(fault) => reply::refuse(&fault, asked),
     }
-}
-
-/// A response that begins a session.
-fn begin(app: &App, secure: bool, response: Response) -> Result<Response, Fault> {
-    let id = app.console.sessions.begin(Instant::now());
-    let id = id.map_err(|e| Fault::new(FaultKind::Internal, "There is no randomness.").because(e))?;
-    let value = HeaderValue::try_from(cookie(&id, secure));
-    let mut value =
-        value.map_err(|e| Fault::new(FaultKind::Internal, "A cookie is no header.").because(e))?;
-    value.set_sensitive(true);
-    let mut response = response;
-    response.headers_mut().insert(header::SET_COOKIE, value);
-    tracing::info!("somebody has come into the console");
-    Ok(response)
-}
-
-#[derive(Deserialize)]
-struct Login {
-    password: String,
-}
-
-/// `POST /console/login`.
-async fn login(State(app): State<Arc<App>>, request: Request) -> Response {
-    let asked = Asked::of(&request);
-    let secure = is_secure(request.headers());
-    let come_in = async {
-        count(&app, &request)?;
-        let Login { password } = read(request).await?;
-        if !app.admin.knows(SecretString::from(password)).await {
-            return Err(Fault::new(FaultKind::AdminRefused, "The password is wrong."));
-        }
-        begin(&app, secure, Json(json!({"open": true})).into_response())
-    };
-    come_in.await.unwrap_or_else(|fault| reply::refuse(&fault, &asked))
-}
-
-#[derive(Deserialize)]
-struct Once {
-    #[serde(default)]
-    once: String,
-}
-
-/// `GET /console/enter?once=…`, from the log. A HEAD opens nothing, nor does whoever fetches ahead.
-async fn enter(State(app): State<Arc<App>>, Query(Once { once }): Query<Once>, request: Request) -> Response {
-    let asked = Asked::of(&request);
-    let ahead = ["purpose", "sec-purpose", "x-purpose"].iter().any(|it| request.headers().contains_key(*it));
-    let come_in = || {
-        if door(&app) != Door::Link || request.method() != Method::GET || ahead {
-            return Err(Fault::new(FaultKind::AdminRefused, "Nobody comes in this way."));
-        }
-        count(&app, &request)?;
-        if !app.console.sessions.open_link(&once, Instant::now()) {
-            let text = "This link does not count (any more): /console writes another one into the log.";
-            return Err(Fault::new(FaultKind::AdminRefused, text));
-        }
-        begin(&app, is_secure(request.headers()), Redirect::to("/console").into_response())
-    };
-    come_in().unwrap_or_else(|fault| reply::refuse(&fault, &asked))
-}
-
-/// `POST /console/link`: another link into the log.
-async fn link(State(app): State<Arc<App>>, request: Request) -> Response {
-    let asked = Asked::of(&request);
-    let write = || {
-        if door(&app) != Door::Link {
-            return Err(Fault::new(FaultKind::AdminRefused, "Nobody comes in this way."));
-        }
-        count(&app, &request)?;
-        app.console.write_link();
-        Ok(json!({"written": true}))
-    };
-    answer(write(), &asked)
-}
-
-/// `POST /console/logout`.
-async fn logout(State(app): State<Arc<App>>, request: Request) -> Response {
-    if let Err(fault) = admit(&app, request.headers()) {
-        return reply::refuse(&fault, &Asked::of(&request));
-    }
-    app.console.sessions.end(cookies(request.headers()));
-    let gone = no_cookie(is_secure(request.headers()));
-    ([(header::SET_COOKIE, gone)], StatusCode::NO_CONTENT).into_response()
-}
-
-/// `GET /console/api/session`: the token, or how to come in.
-async fn session(State(app): State<Arc<App>>, headers: HeaderMap) -> Json<Value> {
-    let session = session_of(&app, &headers).ok();
-    let door = if door(&app) == Door::Password { "password" } else { "link" };
-    Json(json!({"door": door, "token": session.as_ref().map(|it| it.token())}))
 }
 
 /// `GET /console/api/config`.
