@@ -12,7 +12,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub struct Admission {
     max_inflight: usize,
     /// Places that are closed for now.
     closed: Mutex<Option<OwnedSemaphorePermit>>,
+    /// Whether nobody new is let in for now.
+    paused: AtomicBool,
     queued: AtomicUsize,
     queue: usize,
     wait: Duration,
@@ -74,6 +76,8 @@ pub enum Refused {
         /// How long the caller waited.
         waited: Duration,
     },
+    /// No one is let in for now.
+    Paused,
     /// No one is let in any more.
     Draining,
 }
@@ -94,6 +98,11 @@ impl From<Refused> for Fault {
                 ),
             )
             .retry_after(BUSY_RETRY),
+            Refused::Paused => Fault::new(
+                FaultKind::Draining,
+                "The proxy takes no new requests for now; try again in a moment.",
+            )
+            .retry_after(DRAIN_RETRY),
             Refused::Draining => {
                 Fault::new(FaultKind::Draining, "The proxy is stopping; try again in a moment.")
                     .retry_after(DRAIN_RETRY)
@@ -111,6 +120,7 @@ impl Admission {
             places: Arc::new(Semaphore::new(max_inflight)),
             max_inflight,
             closed: Mutex::default(),
+            paused: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
             queue,
             wait,
@@ -123,6 +133,9 @@ impl Admission {
     /// # Errors
     /// [`Refused`] says why there was none. A full or closed door refuses at once.
     pub async fn enter(&self, deadline: Instant) -> Result<Permit, Refused> {
+        if self.is_paused() {
+            return Err(Refused::Paused);
+        }
         // This cannot overtake: a place that frees while someone waits is handed to the first of them.
         match self.places.clone().try_acquire_owned() {
             Ok(place) => return Ok(Permit::new(place)),
@@ -172,6 +185,16 @@ impl Admission {
     /// Refuses everyone from now on, the waiting ones too. Permits stay valid.
     pub fn close(&self) {
         self.places.close();
+    }
+
+    /// Lets nobody new in for now, or does so again. Who waits or runs already may go on.
+    pub fn pause(&self, pause: bool) {
+        self.paused.store(pause, Ordering::Relaxed);
+    }
+
+    /// Whether nobody new is let in for now.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
     }
 
     /// Whether [`Admission::close`] was called.
@@ -306,6 +329,21 @@ mod tests {
         assert_eq!(door.queued(), 0);
         drop(held);
         assert!(door.enter(far()).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_refuses_only_the_new_and_ends() {
+        let door = Admission::new(1, 1, WAIT);
+        let held = door.enter(far()).await.unwrap();
+        let mut waiting = pin!(door.enter(far()));
+        assert!(poll(waiting.as_mut()).is_pending());
+        door.pause(true);
+        assert_eq!(door.enter(far()).await.unwrap_err(), Refused::Paused);
+        drop(held);
+        drop(waiting.await.unwrap());
+        assert_eq!(door.enter(far()).await.unwrap_err(), Refused::Paused);
+        door.pause(false);
+        assert!(door.enter(far()).await.is_ok() && !door.is_closed());
     }
 
     #[tokio::test(start_paused = true)]

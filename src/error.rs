@@ -52,6 +52,8 @@ pub enum FaultKind {
     SignInRequired,
     /// The server is stopping.
     Draining,
+    /// The operator has stopped the request.
+    Stopped,
     /// The page or the browser was lost while the exchange was in it.
     PageLost,
     /// The browser could not complete the fetch: the network, DNS, TLS, or the site cut it.
@@ -78,7 +80,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 32] = [
+    pub const ALL: [FaultKind; 33] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
@@ -100,6 +102,7 @@ impl FaultKind {
         FaultKind::Challenged,
         FaultKind::SignInRequired,
         FaultKind::Draining,
+        FaultKind::Stopped,
         FaultKind::PageLost,
         FaultKind::FetchFailed,
         FaultKind::RedirectedAway,
@@ -137,6 +140,7 @@ impl FaultKind {
             FaultKind::Challenged => "challenged",
             FaultKind::SignInRequired => "sign_in_required",
             FaultKind::Draining => "draining",
+            FaultKind::Stopped => "stopped",
             FaultKind::PageLost => "page_lost",
             FaultKind::FetchFailed => "fetch_failed",
             FaultKind::RedirectedAway => "redirected_away",

@@ -42,6 +42,11 @@
 //! snapshots of deltas, and `http::chat` puts the two together for `/v1/*`. Turns of such clients go on in the
 //! site's own conversation where [`store`] knows it.
 //!
+//! # The operator
+//!
+//! [`http::console`] shows the site tab as a screencast and puts what a person does into it, so that a check or a
+//! sign-in needs no window ([`browser::view`]). The supervisor notices by itself when that has helped.
+//!
 //! # Layers
 //!
 //! Imports go downward only; `tests/it/layers.rs` holds this.
@@ -186,6 +191,7 @@ impl Server {
     /// Starts everything and returns at once; the browser gets ready meanwhile. Ends some time after
     /// `shutdown`: see [`Server::finished`].
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Server, StartError> {
+        let shown = config.shown();
         let binary = match config.chromium {
             Some(path) if launch::is_program(&path) => path,
             Some(path) => return Err(StartError::NotAProgram(path)),
@@ -271,10 +277,14 @@ impl Server {
             admin: http::Admin::new(config.admin_password),
             relay,
             index: index.clone(),
+            board: http::Board::default(),
+            console: http::Console::new(addr, shown),
         });
         tokio::spawn(keep_outside(browser.clone(), app.clone()));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(http::console::keep_books(app.clone())));
         tracing::info!("listening on http://{addr}");
+        http::console::announce(&app);
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);
         let draining = browser.clone();
         let serving = tokio::spawn(async move {

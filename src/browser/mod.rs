@@ -23,8 +23,11 @@ mod shm;
 mod signs;
 pub mod state;
 mod supervisor;
+pub mod timeline;
+pub mod view;
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -35,8 +38,11 @@ use crate::site::challenge::{self, Wall};
 use carrier::Carrier;
 use channel::BufferLimits;
 use launch::LaunchSpec;
+pub use link::Input;
 pub use session::is_signed_in;
 pub use state::{Phase, Repair, Timing, Upkeep};
+use timeline::Timeline;
+use view::{Stage, View, Views, Which};
 
 /// What a browser needs to run.
 #[derive(Clone, Debug)]
@@ -159,14 +165,33 @@ enum Command {
 pub struct Browser {
     commands: mpsc::UnboundedSender<Command>,
     status: watch::Receiver<Status>,
+    timeline: Arc<Timeline>,
+    views: Arc<Views>,
 }
 
 impl Browser {
     /// Starts the supervisor, which starts the browser. Fails only if no loopback port can be had.
     pub async fn start(spec: BrowserSpec) -> io::Result<Browser> {
         let (commands, receiver) = mpsc::unbounded_channel();
-        let status = supervisor::start(spec, receiver).await?;
-        Ok(Browser { commands, status })
+        let (stage, tabs) = watch::channel(Stage::default());
+        let timeline = Arc::<Timeline>::default();
+        let status = supervisor::start(spec, receiver, timeline.clone(), stage).await?;
+        Ok(Browser { commands, status, timeline, views: Arc::new(Views::new(tabs)) })
+    }
+
+    /// What happened to it.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// A look at one of its tabs. It is captured as long as somebody looks.
+    pub fn view(&self, which: Which) -> View {
+        self.views.view(which)
+    }
+
+    /// Pictures captured so far, for all who looked.
+    pub fn captured(&self) -> u64 {
+        self.views.captured()
     }
 
     /// How the browser is now.

@@ -22,6 +22,8 @@ use super::errands::{self, Relinked, Running};
 use super::keeper::{Keeper, SAVE, Saved};
 use super::link::{Link, LinkEvent, Tab};
 use super::state::{Action, Event, Phase, State};
+use super::timeline::Timeline;
+use super::view::Stage;
 use super::{BrowserSpec, Command, Status};
 use crate::site::challenge::{self, Verdict};
 
@@ -50,6 +52,9 @@ struct Supervisor {
     channel: Arc<Channel>,
     state: State,
     status: watch::Sender<Status>,
+    timeline: Arc<Timeline>,
+    /// The tabs that an operator may look at.
+    stage: watch::Sender<Stage>,
     reports: mpsc::UnboundedSender<(u64, Report)>,
     /// The number of the current browser.
     incarnation: u64,
@@ -79,6 +84,8 @@ struct Supervisor {
 pub(super) async fn start(
     spec: BrowserSpec,
     commands: mpsc::UnboundedReceiver<Command>,
+    timeline: Arc<Timeline>,
+    stage: watch::Sender<Stage>,
 ) -> io::Result<watch::Receiver<Status>> {
     let channel = Arc::new(Channel::bind(spec.buffers.clone()).await?);
     let (state, todo) = State::new(spec.timing.clone(), spec.upkeep.clone(), seed(), Instant::now());
@@ -99,6 +106,7 @@ pub(super) async fn start(
         lanes: None,
         signed_in: None,
     });
+    timeline.enter(state.phase().name(), state.reason(), Duration::ZERO);
     let mut supervisor = Supervisor {
         landing: spec.url.path().to_owned(),
         session: Keeper::of(&spec.launch.profile),
@@ -106,6 +114,8 @@ pub(super) async fn start(
         channel,
         state,
         status,
+        timeline,
+        stage,
         reports,
         incarnation: 0,
         launching: None,
@@ -218,6 +228,7 @@ impl Supervisor {
             let (from, to) = (before.name(), after.name());
             let after_seconds = now.duration_since(since).as_secs_f32();
             let reason = self.state.reason();
+            self.timeline.enter(to, reason, now.duration_since(since));
             match after {
                 Phase::Ready | Phase::Warming { .. } | Phase::Starting | Phase::Draining | Phase::Stopped => {
                     tracing::info!("{from} -> {to} after {after_seconds:.2} s: {reason}");
@@ -239,6 +250,20 @@ impl Supervisor {
         if !carriers.is_empty() {
             self.served = self.incarnation;
         }
+        let stage = match &self.link {
+            None => Stage::default(),
+            Some(_) => Stage {
+                site: self.site.clone(),
+                carrier: self.carriers.iter().max_by_key(|(it, _)| **it).map(|(_, (_, tab))| tab.clone()),
+            },
+        };
+        self.stage.send_if_modified(|it| {
+            let is_new = !it.is(&stage);
+            if is_new {
+                *it = stage;
+            }
+            is_new
+        });
         self.status.send_replace(Status {
             phase: self.state.phase().clone(),
             reason: self.state.reason().to_owned(),

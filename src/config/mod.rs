@@ -9,6 +9,7 @@ mod cert;
 mod parse;
 mod proxy;
 mod settings;
+mod shown;
 #[cfg(test)]
 mod tests;
 

@@ -73,8 +73,9 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_REQUIRE_KEY", hide_env_values = true, value_name = "WHEN")]
     #[arg(num_args = 0..=1, default_missing_value = "true", help_heading = "Who may use it")]
     pub require_key: Option<String>,
-    /// Password of the /admin routes, plain or as `tabproxy password` prints it. As a flag, other users of this
-    /// machine can read it: set the variable [default: none, and the routes are closed]
+    /// Password of the console and of the /admin routes, plain or as `tabproxy password` prints it. As a flag,
+    /// other users of this machine can read it: set the variable [default: none: the routes are closed, and the
+    /// console opens by a link in the log, on loopback only]
     #[arg(long, env = "TABPROXY_ADMIN_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     #[arg(help_heading = "Who may use it")]
     pub admin_password: Option<String>,

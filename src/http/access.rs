@@ -120,6 +120,20 @@ impl Caller {
         extensions.get().cloned().unwrap_or_default()
     }
 
+    /// The operator in the console, who needs no key: served by the browser's sign-in, or else by a stored
+    /// account, if there is one.
+    pub(super) fn operator(app: &App, headers: &mut HeaderMap) -> Result<Caller, Fault> {
+        headers.remove(header::AUTHORIZATION);
+        let mut caller = Caller { id: "operator".into(), keyed: true, opens_page: true, ..Caller::default() };
+        caller.uses_page = app.browser.watch().borrow().signed_in == Some(true);
+        if !caller.uses_page && !app.gate.accounts.is_empty() {
+            let lease = app.gate.accounts.lease(&[], Instant::now())?;
+            headers.insert(header::AUTHORIZATION, bearer_of(&lease)?);
+            caller.lease = Some(Arc::new(lease));
+        }
+        Ok(caller)
+    }
+
     /// The paths that it may use: those of everybody, and who is signed in, if its key opens that.
     pub fn paths<'a>(&self, everybody: &'a [String]) -> Cow<'a, [String]> {
         if !self.opens_page {
@@ -225,10 +239,12 @@ pub(super) async fn layer(State(app): State<Arc<App>>, mut request: Request, nex
     }
 }
 
-/// What monitors ask, the description of the routes, and those of the admin, which have a password of their own.
+/// What monitors ask, the description of the routes, and those of the admin and the console, which have a password
+/// of their own.
 fn is_for_everybody(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/metrics" | "/ping" | "/openapi.json" | "/docs")
-        || path.starts_with("/admin/")
+    let own = ["/admin/", "/console/"];
+    matches!(path, "/healthz" | "/readyz" | "/metrics" | "/ping" | "/openapi.json" | "/docs" | "/console")
+        || own.iter().any(|it| path.starts_with(it))
 }
 
 fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {
@@ -271,11 +287,7 @@ fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {
         }
     }
     if let Some(lease) = lease {
-        let value = HeaderValue::try_from(format!("Bearer {}", lease.token().expose_secret()));
-        let mut value =
-            value.map_err(|e| Fault::new(FaultKind::Internal, "A token is no header.").because(e))?;
-        value.set_sensitive(true);
-        request.headers_mut().insert(header::AUTHORIZATION, value);
+        request.headers_mut().insert(header::AUTHORIZATION, bearer_of(&lease)?);
         caller.lease = Some(Arc::new(lease));
     } else if own.is_none() {
         request.headers_mut().remove(header::AUTHORIZATION);
@@ -308,6 +320,14 @@ fn take_key(headers: &mut HeaderMap, are_kept: bool) -> Option<SecretString> {
         }
     }
     shown
+}
+
+/// The header that shows an account's token to the site.
+fn bearer_of(lease: &AccountLease) -> Result<HeaderValue, Fault> {
+    let value = HeaderValue::try_from(format!("Bearer {}", lease.token().expose_secret()));
+    let mut value = value.map_err(|e| Fault::new(FaultKind::Internal, "A token is no header.").because(e))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// The caller's own token for what is behind us.

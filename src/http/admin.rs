@@ -48,6 +48,19 @@ impl Admin {
         Admin { password: Mutex::new(password), checks: Semaphore::new(1) }
     }
 
+    /// Whether there is one.
+    pub(super) fn is_set(&self) -> bool {
+        self.kept().is_some()
+    }
+
+    /// Whether `shown` is the password. To be throttled.
+    pub(super) async fn knows(&self, shown: SecretString) -> bool {
+        match self.kept().filter(|_| shown.expose_secret().len() <= PASSWORD) {
+            Some(kept) => self.is_right(kept, shown).await,
+            None => false,
+        }
+    }
+
     fn kept(&self) -> Option<SecretString> {
         self.password.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -108,6 +121,8 @@ async fn change_password(app: &App, request: Request) -> Result<Value, Fault> {
         return Err(Fault::new(FaultKind::BadRequest, "The new password is empty or too long."));
     }
     *app.admin.password.lock().unwrap_or_else(PoisonError::into_inner) = Some(password.trim().into());
+    // Whoever came in with the one before has to come in again.
+    app.console.end_all();
     tracing::info!("the admin password was changed, until the end of this process");
     Ok(json!({"message": "password updated", "kept": false}))
 }

@@ -25,6 +25,8 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let status = app.browser.status();
     let busy = if app.admission.is_closed() {
         Some("the proxy is stopping")
+    } else if app.admission.is_paused() {
+        Some("the operator lets nobody in for now")
     } else if app.admission.is_full() {
         Some("the queue is full")
     } else {

@@ -10,18 +10,22 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use axum::body::{Body, Bytes};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::board::{Board, Entry};
 use super::body::{Cut, Note};
 use super::events::Events;
-use super::headers;
 use super::history::cut_behind;
 use super::peer;
 use super::pulse::PING;
+use super::reply::{self, Asked};
+use super::{console, headers};
 use crate::error::{Fault, FaultKind};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -34,11 +38,19 @@ const PATH: usize = 200;
 const SEGMENT: usize = 64;
 
 /// Writes the line of each request, and gives it an id that its answer tells.
-pub(super) async fn layer(request: Request, next: Next) -> Response {
-    let mut line = Line::begin(&request);
+pub(super) async fn layer(State(board): State<Board>, request: Request, next: Next) -> Response {
+    let asked = Asked::of(&request);
+    let mut line = Line::begin(&request, &board);
     let is_head = request.method().as_str().eq_ignore_ascii_case("HEAD");
     // If the client leaves meanwhile, this future is dropped, and the line with it.
-    let mut response = next.run(request).await;
+    let mut response = match line.entry.as_ref().map(Entry::stopped) {
+        None => next.run(request).await,
+        Some(stopped) => tokio::select! {
+            biased;
+            response = next.run(request) => response,
+            () = stopped.cancelled() => reply::refuse(&stopped_by_operator(), &asked),
+        },
+    };
     line.status = Some(response.status());
     line.head = Some(line.arrived.elapsed().as_millis() as u64);
     if let Some(fault) = response.extensions_mut().remove::<Fault>() {
@@ -55,7 +67,8 @@ pub(super) async fn layer(request: Request, next: Next) -> Response {
     line.events = headers::is_event_stream(headers).then(Events::default);
     // Nobody asks for the bytes of a body that is known to have none.
     line.is_whole = is_head || response.body().is_end_stream();
-    response.map(|body| Body::new(Logged { body, line: Some(line) }))
+    let stop = line.entry.as_ref().map(|it| it.stopped().cancelled_owned().boxed());
+    response.map(|body| Body::new(Logged { body, line: Some(line), stop }))
 }
 
 /// What is known of one request.
@@ -75,11 +88,13 @@ struct Line {
     fault: Option<(&'static str, Fault)>,
     /// Where a translated answer says how it failed.
     note: Option<Note>,
+    /// Its place on the board; none for what the operator does not look for.
+    entry: Option<Entry>,
 }
 
 impl Line {
-    fn begin(request: &Request) -> Line {
-        Line {
+    fn begin(request: &Request, board: &Board) -> Line {
+        let mut line = Line {
             id: new_id(),
             caller: peer::of(request.extensions()),
             method: request.method().clone(),
@@ -92,7 +107,12 @@ impl Line {
             is_whole: false,
             fault: None,
             note: None,
+            entry: None,
+        };
+        if !line.is_routine() {
+            line.entry = Some(board.put(&line.id, line.method.as_str(), &line.path, line.arrived));
         }
+        line
     }
 
     fn fail(&mut self, code: &'static str, fault: Fault) {
@@ -102,15 +122,19 @@ impl Line {
     fn pass(&mut self, piece: &Bytes) {
         if *piece != PING {
             self.bytes += piece.len() as u64;
+            if let Some(entry) = &self.entry {
+                entry.pass(piece.len());
+            }
             if let Some(events) = &mut self.events {
                 events.pass(piece);
             }
         }
     }
 
-    /// Whether monitors ask for this all day.
+    /// Whether monitors, or the operator's own page, ask for this all day.
     fn is_routine(&self) -> bool {
-        matches!(self.path.as_str(), "/healthz" | "/readyz" | "/metrics")
+        let is_routine = matches!(self.path.as_str(), "/healthz" | "/readyz" | "/metrics" | "/console");
+        is_routine || self.path.starts_with("/console/") && self.path != console::TRY
     }
 }
 
@@ -174,6 +198,8 @@ impl Drop for Line {
 struct Logged {
     body: Body,
     line: Option<Line>,
+    /// Ends when the operator stops the request.
+    stop: Option<BoxFuture<'static, ()>>,
 }
 
 impl http_body::Body for Logged {
@@ -185,6 +211,19 @@ impl http_body::Body for Logged {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let this = &mut *self;
+        if let Some(stop) = &mut this.stop
+            && stop.as_mut().poll(cx).is_ready()
+        {
+            this.stop = None;
+            this.body = Body::empty();
+            let fault = stopped_by_operator();
+            if let Some(line) = &mut this.line {
+                line.fail(fault.kind().code(), fault.clone());
+            }
+            this.line = None;
+            let cut = Cut { code: fault.kind().code(), fault };
+            return Poll::Ready(Some(Err(axum::Error::new(cut))));
+        }
         let next = ready!(Pin::new(&mut this.body).poll_frame(cx));
         if let Some(line) = &mut this.line {
             match &next {
@@ -211,6 +250,10 @@ impl http_body::Body for Logged {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+fn stopped_by_operator() -> Fault {
+    Fault::new(FaultKind::Stopped, "The operator of the proxy has stopped this request.").maybe_sent()
 }
 
 /// Short enough to be read out, and no two alike in one log.

@@ -5,6 +5,7 @@
 //!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health)
 //!                           ├──> /openapi.json /docs               (openapi)
 //!                           ├──> /admin/*                          (admin)
+//!                           ├──> /console                          (console)
 //!                           ├──> the official API                  (relay)
 //!                           ├──> /v1/* in the site's chat ──> queue ──> page ──> body   (chat)
 //!                           ├──> a turn: conversation, plugin ──┐
@@ -18,11 +19,13 @@
 
 pub mod access;
 mod admin;
+mod board;
 mod body;
 mod boundary;
 mod caller;
 pub mod chat;
 mod compat;
+pub mod console;
 mod conversation;
 mod events;
 pub mod guard;
@@ -69,6 +72,8 @@ use crate::turns::floor::Floor;
 
 pub use access::Gate;
 pub use admin::Admin;
+pub use board::Board;
+pub use console::Console;
 pub use relay::Relay;
 pub use server::serve;
 pub use signed::SignedIn;
@@ -133,6 +138,10 @@ pub struct App {
     pub relay: Relay,
     /// The conversations that were answered in the official API's formats.
     pub index: chat::Index,
+    /// The requests that are here now.
+    pub board: Board,
+    /// The operator's page.
+    pub console: Console,
 }
 
 /// All routes, behind the guard.
@@ -164,6 +173,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/engines", get(chat::engines).fallback(chat::wrong_method))
         .route("/v1", any(relay::unserved))
         .route("/v1/{*rest}", any(relay::unserved))
+        .merge(console::routes(&app))
         .fallback(page::handle)
         .layer(middleware::from_fn_with_state(app.clone(), relay::layer))
         .layer(middleware::from_fn_with_state(app.clone(), access::layer))
@@ -175,7 +185,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn(access::unwrap_path))
         .layer(option_layer(cors(&app.policy.cors)))
         .layer(middleware::from_fn_with_state(app.clone(), guard::layer))
-        .layer(middleware::from_fn(journal::layer))
+        .layer(middleware::from_fn_with_state(app.board.clone(), journal::layer))
         .layer(middleware::from_fn_with_state(app, peer::layer))
 }
 

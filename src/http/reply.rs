@@ -66,6 +66,7 @@ fn status(kind: FaultKind) -> StatusCode {
         | FaultKind::Challenged
         | FaultKind::SignInRequired
         | FaultKind::Draining
+        | FaultKind::Stopped
         | FaultKind::SlowReader => StatusCode::SERVICE_UNAVAILABLE,
         FaultKind::PageLost
         | FaultKind::FetchFailed

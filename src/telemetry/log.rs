@@ -19,6 +19,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use super::recent;
 use super::rotate::RotatingFile;
 
 /// Lines that wait for a slow writer; more are lost.
@@ -73,7 +74,13 @@ pub fn init(filter: &str, format: Format, file: Option<LogFile>) -> Result<LogGu
         }
     };
     let lines = lines.with_filter(filter_fn(is_fit));
-    tracing_subscriber::registry().with(lines).with(filter).try_init().map_err(io::Error::other)?;
+    let kept = recent::Keep.with_filter(filter_fn(is_fit));
+    tracing_subscriber::registry()
+        .with(lines)
+        .with(kept)
+        .with(filter)
+        .try_init()
+        .map_err(io::Error::other)?;
     let _ = CROWDED.set(counters);
     Ok(LogGuard { _writers: writers })
 }

@@ -3,6 +3,8 @@
 //! What happens is counted as it happens; what merely *is* (the phase, the queue, memory) is sampled when
 //! somebody asks, from a [`Sample`] of plain values. No label holds anything of a caller's.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -101,6 +103,27 @@ struct BuildLabel {
     browser: String,
 }
 
+/// What has added up so far of the figures that are shown over time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Heads of answers.
+    pub heads: u64,
+    /// The time that all of them took, in microseconds.
+    pub head_micros: u64,
+    /// Pieces of answers.
+    pub pieces: u64,
+    /// The time that all of them were on their way, in microseconds.
+    pub delay_micros: u64,
+}
+
+#[derive(Debug, Default)]
+struct Adding {
+    heads: AtomicU64,
+    head_micros: AtomicU64,
+    pieces: AtomicU64,
+    delay_micros: AtomicU64,
+}
+
 /// All figures; clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -115,6 +138,7 @@ struct Shared {
     bytes_in: Counter,
     bytes_out: Counter,
     turns: TurnFigures,
+    adding: Adding,
     sampled: Sampled,
     /// Locked while a sample is put in and written out, so that two scrapes do not mix theirs.
     registry: Mutex<Registry>,
@@ -193,6 +217,7 @@ impl Metrics {
             bytes_in,
             bytes_out,
             turns,
+            adding: Adding::default(),
             sampled,
             registry: registry.into(),
         };
@@ -207,6 +232,8 @@ impl Metrics {
     /// An answer's head came this long after its request.
     pub fn head_after(&self, time: Duration) {
         self.shared.time_to_head.observe(time.as_secs_f64());
+        self.shared.adding.heads.fetch_add(1, Relaxed);
+        self.shared.adding.head_micros.fetch_add(time.as_micros() as u64, Relaxed);
     }
 
     /// A piece of an answer was this long on its way through us, if that is known, and has `bytes` bytes.
@@ -214,6 +241,19 @@ impl Metrics {
         self.shared.bytes_out.inc_by(bytes as u64);
         if let Some(delay) = delay {
             self.shared.event_delay.observe(delay.as_secs_f64());
+            self.shared.adding.pieces.fetch_add(1, Relaxed);
+            self.shared.adding.delay_micros.fetch_add(delay.as_micros() as u64, Relaxed);
+        }
+    }
+
+    /// What has added up so far.
+    pub fn sums(&self) -> Sums {
+        let adding = &self.shared.adding;
+        Sums {
+            heads: adding.heads.load(Relaxed),
+            head_micros: adding.head_micros.load(Relaxed),
+            pieces: adding.pieces.load(Relaxed),
+            delay_micros: adding.delay_micros.load(Relaxed),
         }
     }
 
@@ -279,7 +319,6 @@ impl Sampled {
     }
 
     fn set(&self, sample: &Sample) {
-        use std::sync::atomic::Ordering::Relaxed;
         for phase in PHASES {
             self.phase.get_or_create(&PhaseLabel { phase }).set(i64::from(phase == sample.phase));
         }

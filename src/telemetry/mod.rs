@@ -6,4 +6,5 @@ pub mod figures;
 pub mod log;
 pub mod metrics;
 pub mod process;
+pub mod recent;
 mod rotate;

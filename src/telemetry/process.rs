@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 /// Our own resident memory in bytes.
-pub(super) fn resident() -> u64 {
+pub fn resident() -> u64 {
     resident_of(Path::new("/proc/self"))
 }
 
@@ -18,7 +18,7 @@ pub(super) fn descriptors() -> u64 {
 
 /// Memory of all processes in process group `group`, in bytes: the proportional share where the kernel lets
 /// us read it (Chromium's processes share much), the resident size elsewhere.
-pub(super) fn group_memory(group: i32) -> u64 {
+pub fn group_memory(group: i32) -> u64 {
     members(group)
         .into_iter()
         .map(|member| {

@@ -22,20 +22,20 @@ impl DevTools {
         let port = line.iter().find_map(|it| it.strip_prefix("--remote-debugging-port=")).unwrap();
         let about = client().get(format!("http://127.0.0.1:{port}/json/version")).send().await.unwrap();
         let about: Value = about.json().await.unwrap();
-        let stream = TcpStream::connect(format!("127.0.0.1:{port}")).await.unwrap();
-        let (socket, _) =
-            client_async(about["webSocketDebuggerUrl"].as_str().unwrap(), stream).await.unwrap();
+        DevTools::connect(about["webSocketDebuggerUrl"].as_str().unwrap()).await
+    }
+
+    /// Connects to the browser at this address.
+    pub async fn connect(address: &str) -> DevTools {
+        let host = address.trim_start_matches("ws://").split('/').next().unwrap();
+        let stream = TcpStream::connect(host).await.unwrap();
+        let (socket, _) = client_async(address, stream).await.unwrap();
         DevTools { socket, next: 0 }
     }
 
     /// The result of a command; null where it was refused, as for a page that has gone meanwhile.
-    async fn call(&mut self, session: Option<&str>, method: &str, params: Value) -> Value {
-        self.next += 1;
-        let mut command = json!({"id": self.next, "method": method, "params": params});
-        if let Some(session) = session {
-            command["sessionId"] = session.into();
-        }
-        self.socket.send(Message::text(command.to_string())).await.unwrap();
+    pub async fn call(&mut self, session: Option<&str>, method: &str, params: Value) -> Value {
+        self.post(session, method, params).await;
         loop {
             let message = self.socket.next().await.unwrap().unwrap();
             let Ok(text) = message.to_text() else { continue };
@@ -44,6 +44,31 @@ impl DevTools {
                 return answer["result"].clone();
             }
         }
+    }
+
+    /// Sends a command and does not wait for what comes of it.
+    pub async fn post(&mut self, session: Option<&str>, method: &str, params: Value) {
+        self.next += 1;
+        let mut command = json!({"id": self.next, "method": method, "params": params});
+        if let Some(session) = session {
+            command["sessionId"] = session.into();
+        }
+        self.socket.send(Message::text(command.to_string())).await.unwrap();
+    }
+
+    /// The value of an expression in the first page whose address begins so; null where there is none.
+    pub async fn eval(&mut self, address: &str, expression: &str) -> Value {
+        let targets = self.call(None, "Target.getTargets", json!({})).await;
+        let all = targets["targetInfos"].as_array().cloned().unwrap_or_default();
+        let is_one = |it: &&Value| it["type"] == "page" && it["url"].as_str().unwrap().starts_with(address);
+        let Some(page) = all.iter().find(is_one) else { return Value::Null };
+        let params = json!({"targetId": page["targetId"], "flatten": true});
+        let attached = self.call(None, "Target.attachToTarget", params).await;
+        let session = attached["sessionId"].as_str().unwrap_or_default().to_owned();
+        let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
+        let done = self.call(Some(&session), "Runtime.evaluate", params).await;
+        self.call(None, "Target.detachFromTarget", json!({"sessionId": session})).await;
+        done["result"]["value"].clone()
     }
 
     /// Reloads every page whose address begins so; how many there were.

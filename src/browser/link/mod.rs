@@ -6,7 +6,9 @@
 //! Here every call has one deadline, a tab gets only what it needs, and an event that this version cannot
 //! parse is skipped. Commands only: bodies never cross this connection (see [`super::channel`]).
 
+mod input;
 mod pump;
+mod screencast;
 mod stores;
 mod tab;
 
@@ -19,7 +21,10 @@ use chromiumoxide::{Command, Connection};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+pub use input::{Button, Input, KeyKind, PointerKind};
 use pump::{Call, Event, Pump};
+use screencast::Screens;
+pub use screencast::{Cast, Picture, Seen};
 pub use tab::{Tab, TabId};
 
 /// The longest that any call may take. Generous, so that a starved machine is not taken for a dead one;
@@ -82,6 +87,7 @@ pub enum LinkEvent {
 #[derive(Clone)]
 pub struct Link {
     calls: mpsc::UnboundedSender<Call>,
+    screens: Screens,
     _close: Arc<DropGuard>,
 }
 
@@ -97,9 +103,10 @@ impl Link {
         let (calls, receiver) = mpsc::unbounded_channel();
         let (events, event_receiver) = mpsc::unbounded_channel();
         let close = CancellationToken::new();
-        let pump = Pump::new(connection, events);
+        let screens = Screens::default();
+        let pump = Pump::new(connection, screens.clone(), events);
         tokio::spawn(close.clone().run_until_cancelled_owned(pump.run(receiver)));
-        let link = Link { calls, _close: Arc::new(close.drop_guard()) };
+        let link = Link { calls, screens, _close: Arc::new(close.drop_guard()) };
         // Tells of closed and crashed tabs; of all others (workers, extensions) we need not know.
         let filter = vec![target::FilterEntry { exclude: None, r#type: Some("page".into()) }];
         let discover = target::SetDiscoverTargetsParams {
@@ -140,6 +147,23 @@ impl Link {
             (Some(result), _) => C::response_from_value(result).map_err(unreadable),
             (None, Some(error)) => Err(LinkError::Refused { method, message: error.message }),
             (None, None) => Err(LinkError::Refused { method, message: "no reason given".into() }),
+        }
+    }
+
+    /// Sends a command whose answer nobody waits for. Commands leave in the order in which they are sent.
+    fn post<C: Command>(&self, session: &str, command: C) {
+        self.send(Some(session), command);
+    }
+
+    /// The same, to the browser itself.
+    fn post_to_browser<C: Command>(&self, command: C) {
+        self.send(None, command);
+    }
+
+    fn send<C: Command>(&self, session: Option<&str>, command: C) {
+        if let Ok(params) = serde_json::to_value(&command) {
+            let session = session.map(str::to_owned);
+            let _ = self.calls.send(Call { method: command.identifier(), session, params, answer: None });
         }
     }
 

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 
+use super::screencast::Screens;
 use super::{LinkEvent, TabId};
 
 /// The document that a carrier lives in.
@@ -56,13 +57,26 @@ pub(super) struct Pump {
     tabs: HashMap<String, TabId>,
     /// Where a carrier's fetch was last stopped from going, until the issue says whose it was.
     blocked: HashMap<TabId, String>,
+    /// Sessions that only look at a tab.
+    screens: Screens,
     events: mpsc::UnboundedSender<LinkEvent>,
 }
 
 impl Pump {
     /// A pump for `connection`; what happens unasked goes to `events`.
-    pub fn new(connection: Connection<Event>, events: mpsc::UnboundedSender<LinkEvent>) -> Pump {
-        Pump { connection, pending: HashMap::new(), tabs: HashMap::new(), blocked: HashMap::new(), events }
+    pub fn new(
+        connection: Connection<Event>,
+        screens: Screens,
+        events: mpsc::UnboundedSender<LinkEvent>,
+    ) -> Pump {
+        Pump {
+            connection,
+            pending: HashMap::new(),
+            tabs: HashMap::new(),
+            blocked: HashMap::new(),
+            screens,
+            events,
+        }
     }
 
     /// Carries `calls` until the connection is gone or no caller is left; then says so, as the last event.
@@ -112,6 +126,12 @@ impl Pump {
     }
 
     fn on_event(&mut self, event: Event) {
+        // What such a session is told of a tab, the tab's own is told too.
+        if let Some(session) = &event.session
+            && self.screens.take(session, event.method.as_ref(), &event.params)
+        {
+            return;
+        }
         let told = match event.method.as_ref() {
             target::EventAttachedToTarget::IDENTIFIER => {
                 if let Some(it) = read::<target::EventAttachedToTarget>(event.params) {
@@ -121,7 +141,9 @@ impl Pump {
             }
             target::EventDetachedFromTarget::IDENTIFIER => {
                 if let Some(it) = read::<target::EventDetachedFromTarget>(event.params) {
-                    self.tabs.remove(AsRef::<str>::as_ref(&it.session_id));
+                    let session = AsRef::<str>::as_ref(&it.session_id);
+                    self.tabs.remove(session);
+                    self.screens.remove(session);
                 }
                 None
             }

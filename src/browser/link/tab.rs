@@ -33,6 +33,11 @@ impl Tab {
         &self.id
     }
 
+    /// Whether it is the same tab, over the same link.
+    pub fn is(&self, other: &Tab) -> bool {
+        self.id == other.id && self.session == other.session
+    }
+
     /// Has its navigations reported as [`super::LinkEvent::Navigated`], and changes of its local storage as
     /// [`super::LinkEvent::StorageChanged`].
     pub(super) async fn report_site(&self) -> Result<(), LinkError> {

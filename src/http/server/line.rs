@@ -16,7 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::{Request, Response};
+use axum::http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -199,21 +199,28 @@ where
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         self.traffic.begun.fetch_add(1, Ordering::AcqRel);
-        let running = Running(self.traffic.clone());
+        let running = Running(Some(self.traffic.clone()));
         let answer = self.service.call(request);
         Box::pin(async move {
             let answer = answer.await?;
+            let mut running = running;
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                // Another protocol is spoken from here on, and no head comes any more.
+                running.0 = None;
+            }
             Ok(answer.map(|body| Body::new(Answer { body, _running: running })))
         })
     }
 }
 
-/// A request that has begun; dropping it is its end.
-struct Running(Arc<Traffic>);
+/// A request that has begun; dropping it is its end, unless it never ends.
+struct Running(Option<Arc<Traffic>>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Ordering::AcqRel);
+        if let Some(traffic) = &self.0 {
+            traffic.ended.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }
 

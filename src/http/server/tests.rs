@@ -18,7 +18,17 @@ const ASK: &str = "GET /now HTTP/1.1\r\nhost: localhost\r\n\r\n";
 /// The client's end of a served connection, over a pipe that holds `room` bytes.
 fn connect(room: usize) -> DuplexStream {
     let (client, server) = tokio::io::duplex(room);
-    let service = tower::service_fn(|request: Request<hyper::body::Incoming>| async move {
+    let service = tower::service_fn(|mut request: Request<hyper::body::Incoming>| async move {
+        if request.uri().path() == "/echo" {
+            let upgrade = hyper::upgrade::on(&mut request);
+            tokio::spawn(async move {
+                let (mut said, mut answer) = tokio::io::split(TokioIo::new(upgrade.await.unwrap()));
+                let _ = tokio::io::copy(&mut said, &mut answer).await;
+            });
+            let head =
+                Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
+            return Ok(head.body(Body::empty()).unwrap());
+        }
         let body = match request.uri().path() {
             // The head at once, and the end after a minute.
             "/slow" => Body::from_stream(
@@ -65,6 +75,19 @@ async fn closed(client: &mut DuplexStream) -> Duration {
 
 fn is_about(took: Duration, expected: Duration) -> bool {
     took >= expected && took < expected + Duration::from_secs(1)
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_another_protocol_is_spoken_nobody_waits_for_a_head() {
+    let mut client = connect(1 << 16);
+    let ask = "GET /echo HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+    client.write_all(ask.as_bytes()).await.unwrap();
+    until(&mut client, "\r\n\r\n").await;
+    for _ in 0..3 {
+        client.write_all(b"still here").await.unwrap();
+        until(&mut client, "still here").await;
+        tokio::time::sleep(3 * line::HEAD_TIME).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
