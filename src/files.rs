@@ -63,6 +63,22 @@ impl<F: DeserializeOwned, T> Watched<F, T> {
         Ok(Watched { path: path.to_owned(), make, current, seen: Mutex::new(seen) })
     }
 
+    /// The same for a file that may still have to be made: until then it holds nothing.
+    ///
+    /// # Errors
+    /// As [`Watched::open`].
+    pub fn expect(path: &Path, make: Make<F, T>) -> Result<Watched<F, T>, FileError>
+    where
+        F: Default,
+    {
+        if path.exists() {
+            return Watched::open(path, make);
+        }
+        let current = make(F::default()).map_err(|why| FileError::new(path, why))?;
+        let (current, seen) = (RwLock::new(Arc::new(current)), Mutex::new(None));
+        Ok(Watched { path: path.to_owned(), make, current, seen })
+    }
+
     /// What was last read well.
     pub fn get(&self) -> Arc<T> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()

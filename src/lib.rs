@@ -198,6 +198,12 @@ impl Server {
             return Err(StartError::Open { profile: config.profile, listen: config.listen });
         }
         let keys = AccessKeys::open(config.keys_file.as_deref())?;
+        if let Some(path) = config.keys_file.as_deref().filter(|it| !it.exists()) {
+            tracing::info!(
+                "{} is not there yet: nobody has a key; `tabproxy key new` makes one",
+                path.display()
+            );
+        }
         let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
         let profile = ProfileLock::take(&config.profile)?;
         let index = http::chat::Index::new(Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)));
@@ -247,6 +253,7 @@ impl Server {
             snapshots: config.snapshots,
             busy_waits: config.busy_waits,
             cors: config.cors,
+            trusted_proxies: config.trusted_proxies,
         };
         let mut registry = Registry::default();
         let refusals = Refusals::new(&mut registry);

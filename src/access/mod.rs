@@ -66,12 +66,12 @@ pub struct AccessKeys {
 }
 
 impl AccessKeys {
-    /// The keys in `path`; without one, nobody has a key.
+    /// The keys in `path`; without one, nobody has a key, and as long as it is not there, neither.
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
     pub fn open(path: Option<&Path>) -> Result<AccessKeys, FileError> {
-        Ok(AccessKeys { file: path.map(|path| Watched::open(path, make)).transpose()? })
+        Ok(AccessKeys { file: path.map(|path| Watched::expect(path, make)).transpose()? })
     }
 
     /// Whether there is a file of keys.
@@ -213,7 +213,8 @@ mod tests {
     fn what_cannot_be_a_file_of_keys_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("keys.json");
-        assert!(AccessKeys::open(Some(&path)).is_err());
+        let unmade = AccessKeys::open(Some(&path)).unwrap();
+        assert!(unmade.are_kept() && unmade.find("tp-").is_none());
         let digest = "ab".repeat(32);
         let twice =
             format!(r#"{{"keys":[{{"name":"a","sha256":"{digest}"}},{{"name":"a","sha256":"{digest}"}}]}}"#);

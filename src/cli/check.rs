@@ -175,7 +175,7 @@ fn version(program: &Path) -> io::Result<String> {
 
 fn keys_in(path: &Path) -> Result<usize, FileError> {
     AccessKeys::open(Some(path))?;
-    access::list(path).map(|it| it.len())
+    if path.exists() { access::list(path).map(|it| it.len()) } else { Ok(0) }
 }
 
 fn accounts_in(path: &Path) -> Result<usize, FileError> {

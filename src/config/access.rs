@@ -2,6 +2,9 @@
 //!
 //! It must not know what a key or an account is used for. It never repeats a secret in a mistake.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use secrecy::SecretString;
 use url::Url;
 
@@ -60,6 +63,20 @@ pub(super) fn cors(value: &str) -> Result<Cors, Mistake> {
     Ok(Cors::Origins(origins))
 }
 
+/// The addresses whose word is taken for who asks: single ones, and networks as `10.0.0.0/8`.
+pub(super) fn proxies(value: &str) -> Result<Vec<IpNet>, Mistake> {
+    let entry = |entry: &str| {
+        let net = entry.parse().ok().or_else(|| entry.parse::<IpAddr>().ok().map(IpNet::from));
+        net.ok_or_else(|| {
+            Mistake::new(
+                format!("has the entry `{entry}`, which is neither an address nor a network"),
+                "write them as 10.0.0.7 or 10.0.0.0/8, separated by commas",
+            )
+        })
+    };
+    list(value).map(entry).collect()
+}
+
 pub(super) fn switch(value: &str) -> Result<bool, Mistake> {
     match value.to_ascii_lowercase().as_str() {
         "true" | "1" | "yes" | "on" => Ok(true),
@@ -108,6 +125,9 @@ mod tests {
     #[test]
     fn origins_are_as_browsers_write_them() {
         assert_eq!(cors("*"), Ok(Cors::Any));
+        let networks = ["10.0.0.0/8", "::1/128"].map(|it| it.parse().unwrap());
+        assert_eq!(proxies("10.0.0.0/8, ::1"), Ok(networks.into()));
+        assert!(proxies("10.0.0.0/33").is_err() && proxies("proxy").is_err());
         assert_eq!(cors("off"), Ok(Cors::Off));
         let some = cors("https://Chat.Example.com/, http://localhost:8080,https://a:443").unwrap();
         assert!(some.allows("https://chat.example.com") && some.allows("http://localhost:8080"));

@@ -13,10 +13,11 @@ mod settings;
 mod tests;
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use secrecy::SecretString;
 use url::Url;
 
@@ -78,6 +79,8 @@ pub struct Config {
     pub admin_password: Option<SecretString>,
     /// Whose pages may use this server.
     pub cors: Cors,
+    /// Proxies in front that say who asks.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where callers with an official key are served; its path ends in `/`.
     pub api_target: Url,
     /// Beginnings of header names, lower-case, that the official API is not shown.
@@ -190,6 +193,10 @@ impl Config {
             require_key: false,
             admin_password: None,
             cors: Cors::Off,
+            trusted_proxies: vec![
+                IpNet::new_assert(Ipv4Addr::LOCALHOST.into(), 8).trunc(),
+                IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
+            ],
             api_target: default_api_target(),
             strip_headers: Vec::new(),
             max_inflight: 90,
@@ -251,6 +258,7 @@ impl Settings {
         }
         r.read("TABPROXY_ADMIN_PASSWORD", self.admin_password, &mut c.admin_password, access::admin_password);
         r.read("TABPROXY_CORS", self.cors, &mut c.cors, access::cors);
+        r.read("TABPROXY_TRUSTED_PROXIES", self.trusted_proxies, &mut c.trusted_proxies, access::proxies);
         r.read("TABPROXY_API_TARGET", self.api_target, &mut c.api_target, access::api_target);
         r.read(
             "TABPROXY_STRIP_HEADER_PREFIX",

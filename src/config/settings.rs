@@ -83,6 +83,11 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_CORS", hide_env_values = true, value_name = "ORIGINS")]
     #[arg(help_heading = "Who may use it")]
     pub cors: Option<String>,
+    /// Addresses and networks of proxies in front of this server, separated by commas: what they say in
+    /// X-Forwarded-For is taken for who asks. Example: 10.0.0.0/8 [default: this machine]
+    #[arg(long, env = "TABPROXY_TRUSTED_PROXIES", hide_env_values = true, value_name = "NETWORKS")]
+    #[arg(help_heading = "Who may use it")]
+    pub trusted_proxies: Option<String>,
     /// Where /platform/ and /v1/ lead for callers with an official key; a path in it is kept
     /// [default: `https://api.openai.com/`]
     #[arg(long, env = "TABPROXY_API_TARGET", hide_env_values = true, value_name = "URL")]

@@ -15,11 +15,11 @@
 //! comes later passes that header on and need not know where it comes from. A key never goes further than this.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -28,7 +28,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::compat::Alias;
 use super::reply::Asked;
 use super::throttle::Throttle;
-use super::{App, home, journal, path, plugin, relay, shape};
+use super::{App, home, path, peer, plugin, relay, shape};
 use crate::access::{self, AccessKeys, Holder};
 use crate::accounts::{AccountLease, Accounts, NoAccount, PAGE};
 use crate::error::{Fault, FaultKind};
@@ -225,15 +225,15 @@ pub(super) async fn layer(State(app): State<Arc<App>>, mut request: Request, nex
     }
 }
 
-/// What monitors ask, and the admin's routes, which have a password of their own.
+/// What monitors ask, the description of the routes, and those of the admin, which have a password of their own.
 fn is_for_everybody(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/metrics" | "/ping") || path.starts_with("/admin/")
+    matches!(path, "/healthz" | "/readyz" | "/metrics" | "/ping" | "/openapi.json" | "/docs")
+        || path.starts_with("/admin/")
 }
 
 fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {
     let gate = &app.gate;
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip().to_canonical());
-    let from = journal::caller(peer, request.headers());
+    let from = peer::of(request.extensions());
     let in_path = request.extensions_mut().remove::<KeyInPath>();
     let shown = take_key(request.headers_mut(), gate.keys.are_kept());
     let shown = in_path.map(|it| it.0).or(shown);

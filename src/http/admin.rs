@@ -10,12 +10,11 @@
 //! Without an admin password all of them are closed. Attempts are throttled before they are judged, since a
 //! password, unlike a key, can be guessed.
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::Json;
 use axum::body::to_bytes;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -26,7 +25,7 @@ use tokio::sync::Semaphore;
 
 use super::access::bearer;
 use super::reply::{self, Asked};
-use super::{App, journal};
+use super::{App, peer};
 use crate::access::password;
 use crate::accounts;
 use crate::error::{Fault, FaultKind};
@@ -165,8 +164,7 @@ async fn admit(app: &App, parts: &Parts) -> Result<(), Fault> {
         let text = "The admin routes are closed: the operator opens them with TABPROXY_ADMIN_PASSWORD.";
         return Err(Fault::new(FaultKind::AdminClosed, text));
     };
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip().to_canonical());
-    app.gate.attempts.count(journal::caller(peer, &parts.headers))?;
+    app.gate.attempts.count(peer::of(&parts.extensions))?;
     let shown = parts.headers.get(header::AUTHORIZATION).and_then(|it| it.to_str().ok()).map(bearer);
     let shown = SecretString::from(shown.filter(|it| it.len() <= PASSWORD).unwrap_or_default());
     if app.admin.is_right(kept, shown).await {

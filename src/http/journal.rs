@@ -4,14 +4,14 @@
 //! the path go into a line, the path without its query and without what looks like a key. Headers and
 //! bodies never do. The line travels in the answer's body; however that ends, dropping it writes the line.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, Request};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Body as _, Frame, SizeHint};
@@ -20,6 +20,7 @@ use super::body::{Cut, Note};
 use super::events::Events;
 use super::headers;
 use super::history::cut_behind;
+use super::peer;
 use super::pulse::PING;
 use crate::error::{Fault, FaultKind};
 
@@ -78,10 +79,9 @@ struct Line {
 
 impl Line {
     fn begin(request: &Request) -> Line {
-        let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|it| it.0.ip().to_canonical());
         Line {
             id: new_id(),
-            caller: caller(peer, request.headers()),
+            caller: peer::of(request.extensions()),
             method: request.method().clone(),
             path: shown(request.uri().path()),
             arrived: Instant::now(),
@@ -221,14 +221,6 @@ fn new_id() -> String {
     (0..8).map(|n| char::from(ALPHABET[(random >> (5 * n)) as usize & 31])).collect()
 }
 
-/// Who asks. A proxy on this machine says who asked it, in the last entry of its list.
-pub(super) fn caller(peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-    let peer = peer?;
-    let list = headers.get_all("x-forwarded-for").iter().next_back().filter(|_| peer.is_loopback());
-    let last = list.and_then(|list| list.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
-    Some(last.unwrap_or(peer))
-}
-
 /// A path as a line may show it: without keys, and with nothing that could look like another line.
 fn shown(path: &str) -> String {
     let mut is_key = false;
@@ -268,23 +260,6 @@ mod tests {
             assert_eq!(shown(path), expected);
         }
         assert_eq!(shown(&"/abc".repeat(100)).len(), PATH);
-    }
-
-    #[test]
-    fn callers_are_peers_unless_a_proxy_on_this_machine_says_otherwise() {
-        let who = |peer: &str, lists: &[&str]| {
-            let mut headers = HeaderMap::new();
-            lists.iter().for_each(|it| {
-                headers.append("x-forwarded-for", it.parse().unwrap());
-            });
-            caller(peer.parse().ok(), &headers).map(|it| it.to_string()).unwrap_or_default()
-        };
-        assert_eq!(who("127.0.0.1", &[]), "127.0.0.1");
-        assert_eq!(who("127.0.0.1", &["1.2.3.4, 10.0.0.9"]), "10.0.0.9");
-        assert_eq!(who("::1", &["1.2.3.4", "2001:db8::1"]), "2001:db8::1");
-        assert_eq!(who("127.0.0.1", &["a secret"]), "127.0.0.1");
-        assert_eq!(who("10.0.0.1", &["1.2.3.4"]), "10.0.0.1", "strangers say nothing of themselves");
-        assert_eq!(who("", &["1.2.3.4"]), "");
     }
 
     #[test]

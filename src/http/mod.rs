@@ -34,6 +34,7 @@ mod journal;
 mod openapi;
 mod page;
 pub mod path;
+mod peer;
 mod plugin;
 mod pulse;
 mod refused;
@@ -53,6 +54,7 @@ use axum::Router;
 use axum::http::HeaderMap;
 use axum::middleware;
 use axum::routing::{any, get, patch, post};
+use ipnet::IpNet;
 use tower::util::option_layer;
 use tower_http::cors::{
     AllowHeaders, AllowMethods, AllowOrigin, AllowPrivateNetwork, CorsLayer, ExposeHeaders,
@@ -103,6 +105,8 @@ pub struct Policy {
     pub allow_headers: Vec<String>,
     /// Whose pages may use this server.
     pub cors: Cors,
+    /// Proxies in front that say who asks.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Everything that the routes work with.
@@ -170,8 +174,9 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn(compat::layer))
         .layer(middleware::from_fn(access::unwrap_path))
         .layer(option_layer(cors(&app.policy.cors)))
-        .layer(middleware::from_fn_with_state(app, guard::layer))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::layer))
         .layer(middleware::from_fn(journal::layer))
+        .layer(middleware::from_fn_with_state(app, peer::layer))
 }
 
 /// What pages of other sites are told. No cookies of theirs: a caller shows a key in a header, if any.
