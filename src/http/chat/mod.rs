@@ -73,7 +73,10 @@ pub(super) async fn responses(State(app): State<Arc<App>>, request: Request) -> 
 /// Another method on one of these routes.
 pub(super) async fn wrong_method(request: Request) -> Response {
     let fault = Fault::new(FaultKind::MethodNotAllowed, "This route does not take this method.");
-    shape::refuse(&fault, &Whose::of(&request), request.uri().path())
+    let mut response = shape::refuse(&fault, &Whose::of(&request), request.uri().path());
+    // The router knows which ones it takes, and says so where nobody else has.
+    response.headers_mut().remove(header::ALLOW);
+    response
 }
 
 /// Why a request is not performed.

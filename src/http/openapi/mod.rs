@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use utoipa::OpenApi;
 use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
-use utoipa::openapi::schema::ObjectBuilder;
+use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema, empty};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
@@ -168,15 +168,28 @@ fn good(answer: &Answer) -> Told {
 
 /// Everything else that an answer may be.
 fn bad(route: &Route) -> Told {
-    let error = match route.path {
-        path if path.starts_with("/v1") || path.starts_with("/platform") => "OfficialError",
-        path if path.starts_with("/chatgpt") => "EarlierError",
-        _ => "Fault",
-    };
-    let content = Content::new(Some(Ref::from_schema_name(error)));
+    let told = |name: &str| Content::new(Some(Ref::from_schema_name(name)));
     let about = "What went wrong, in one sentence. A 429 or 503 says in `Retry-After` when to come again; \
                  `x-should-retry: false` that the site may have seen the request.";
-    ResponseBuilder::new().description(about).content("application/json", content).build()
+    let response = ResponseBuilder::new().description(about);
+    let json = "application/json";
+    match (&route.answer, &route.whose) {
+        _ if matches!(route.tag, routes::CHAT) => response.content(json, told("OfficialError")),
+        // Errors of the site, and of the official API, pass as they are beside our own.
+        (Answer::Site | Answer::Stream, _) => {
+            let ours = match route.tag {
+                routes::API => "OfficialError",
+                routes::EARLIER => "EarlierError",
+                _ => "Fault",
+            };
+            let any = AnyOfBuilder::new().item(Ref::from_schema_name(ours)).item(empty());
+            response
+                .content(json, Content::new(Some(Schema::from(any.build()))))
+                .content("*/*", Content::default())
+        }
+        _ => response.content(json, told("Fault")),
+    }
+    .build()
 }
 
 static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_json().unwrap_or_default().into());

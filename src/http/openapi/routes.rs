@@ -43,10 +43,10 @@ pub(super) enum Whose {
     Admin,
 }
 
-const CHAT: &str = "OpenAI";
+pub(super) const CHAT: &str = "OpenAI";
 const SITE: &str = "the site";
-const EARLIER: &str = "earlier names";
-const API: &str = "official API";
+pub(super) const EARLIER: &str = "earlier names";
+pub(super) const API: &str = "official API";
 const ADMIN: &str = "administration";
 const ABOUT: &str = "this proxy";
 
