@@ -296,13 +296,17 @@ async fn pictures_come_fast_enough_survive_another_browser_and_end_when_nobody_l
     println!("pictures a second: {best}");
 
     // A carrier can be looked at too, and then the site's page again.
-    for which in ["carrier", "site"] {
+    // Its page is empty, and the other's is not: a pixel tells which of them is seen.
+    const PIXEL: &str = "document.getElementById('screen').getContext('2d').getImageData(9, 9, 1, 1).data";
+    for (which, is_seen) in [
+        ("carrier", format!("{PIXEL}.slice(0, 3).every((it) => it > 250)")),
+        ("site", format!("{PIXEL}.slice(0, 3).some((it) => it < 250)")),
+    ] {
         let choose = format!(
             "(() => {{ const it = document.getElementById('which'); it.value = '{which}'; it.dispatchEvent(new Event('change')) }})()"
         );
         desk.eval(&choose).await;
-        desk.until("document.getElementById('live-status').textContent.includes('no page')").await;
-        more(&mut desk).await;
+        desk.until(&is_seen).await;
     }
 
     // The page is loaded again, and then the whole browser goes: the view stays.
