@@ -309,8 +309,21 @@ async fn pictures_come_fast_enough_survive_another_browser_and_end_when_nobody_l
         desk.until(&is_seen).await;
     }
 
+    // A question of the page, which stands still until it is answered.
+    const ASK: &str = "setTimeout(() => { document.title = String(confirm('Is this <b>right</b>?')) }), 1";
+    assert_eq!(eyes(&program).await.eval(&site.home_url(), ASK).await, 1);
+    desk.until("document.getElementById('question-text').textContent === 'Is this <b>right</b>?'").await;
+    desk.click("#yes").await;
+    desk.until("document.getElementById('question').hidden").await;
+    see(&mut eyes(&program).await, &site, "document.title", "true").await;
+
     // The page is loaded again, and then the whole browser goes: the view stays.
     desk.click("#reload").await;
+    let mut site_eyes = eyes(&program).await;
+    see(&mut site_eyes, &site, "document.title === 'true' ? 'before' : document.readyState", "complete")
+        .await;
+    assert_eq!(site_eyes.eval(&site.home_url(), LIVELY).await, 1);
+    more(&mut desk).await;
     more(&mut desk).await;
     let before = program.browser().unwrap();
     crate::shared::procfs::signal(before, rustix::process::Signal::KILL);
