@@ -23,6 +23,8 @@ use super::link::{Cast, Input, Picture, Seen, Tab};
 const WAITING: usize = 256;
 /// From one picture to the next, at least: some 30 a second.
 const PACE: Duration = Duration::from_millis(30);
+/// From one picture of a tab behind the others to the next.
+const STILLS: Duration = Duration::from_secs(1);
 /// From a tab that could not be shown to the next attempt.
 const PAUSE: Duration = Duration::from_millis(300);
 
@@ -150,14 +152,15 @@ impl Task {
         loop {
             let tab = self.stage.borrow_and_update().tab(self.which).cloned();
             let cast = match &tab {
-                None => None,
-                Some(tab) => tokio::select! {
-                    cast = tab.cast(self.which == Which::Site) => cast.ok(),
+                Some(tab) if self.which == Which::Site => tokio::select! {
+                    cast = tab.cast() => cast.ok(),
                     () = end.cancelled() => return,
                 },
+                _ => None,
             };
             let went_on = match (cast, tab) {
                 (Some(cast), Some(tab)) => self.show(cast, tab).await,
+                (None, Some(tab)) if self.which == Which::Carrier => self.show_stills(tab).await,
                 _ => {
                     // A tab that has gone is no longer to be seen.
                     self.scenes.send_replace(Scene::default());
@@ -170,6 +173,31 @@ impl Task {
             };
             if !went_on {
                 return;
+            }
+        }
+    }
+
+    /// The same for a tab behind the others, which the browser makes no pictures of unless it is asked for each.
+    async fn show_stills(&mut self, tab: Tab) -> bool {
+        let end = self.end.clone();
+        let mut tick = tokio::time::interval(STILLS);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = end.cancelled() => return false,
+                changed = self.stage.changed() => {
+                    if changed.is_err() {
+                        return false;
+                    }
+                    if !self.stage.borrow_and_update().tab(self.which).is_some_and(|it| it.is(&tab)) {
+                        return true;
+                    }
+                }
+                still = async { tick.tick().await; tab.still().await } => {
+                    let picture = still.ok().map(Arc::new);
+                    self.captured.fetch_add(u64::from(picture.is_some()), Ordering::Relaxed);
+                    self.scenes.send_modify(|it| it.picture = picture);
+                }
             }
         }
     }
@@ -193,11 +221,7 @@ impl Task {
                         return true;
                     }
                 }
-                Some(input) = self.inputs.recv() => {
-                    if self.which == Which::Site {
-                        cast.put(input);
-                    }
-                }
+                Some(input) = self.inputs.recv() => cast.put(input),
                 // What is not taken is not made: that is the pace.
                 seen = async { tokio::time::sleep_until(last + PACE).await; cast.next().await } => match seen {
                     None => return true,

@@ -296,17 +296,34 @@ async fn pictures_come_fast_enough_survive_another_browser_and_end_when_nobody_l
     println!("pictures a second: {best}");
 
     // A carrier can be looked at too, and then the site's page again.
-    for which in ["carrier", "site"] {
+    // Its page is empty, and the other's is not: a pixel tells which of them is seen.
+    const PIXEL: &str = "document.getElementById('screen').getContext('2d').getImageData(9, 9, 1, 1).data";
+    for (which, is_seen) in [
+        ("carrier", format!("{PIXEL}.slice(0, 3).every((it) => it > 250)")),
+        ("site", format!("{PIXEL}.slice(0, 3).some((it) => it < 250)")),
+    ] {
         let choose = format!(
             "(() => {{ const it = document.getElementById('which'); it.value = '{which}'; it.dispatchEvent(new Event('change')) }})()"
         );
         desk.eval(&choose).await;
-        desk.until("document.getElementById('live-status').textContent.includes('no page')").await;
-        more(&mut desk).await;
+        desk.until(&is_seen).await;
     }
+
+    // A question of the page, which stands still until it is answered.
+    const ASK: &str = "setTimeout(() => { document.title = String(confirm('Is this <b>right</b>?')) }), 1";
+    assert_eq!(eyes(&program).await.eval(&site.home_url(), ASK).await, 1);
+    desk.until("document.getElementById('question-text').textContent === 'Is this <b>right</b>?'").await;
+    desk.click("#yes").await;
+    desk.until("document.getElementById('question').hidden").await;
+    see(&mut eyes(&program).await, &site, "document.title", "true").await;
 
     // The page is loaded again, and then the whole browser goes: the view stays.
     desk.click("#reload").await;
+    let mut site_eyes = eyes(&program).await;
+    see(&mut site_eyes, &site, "document.title === 'true' ? 'before' : document.readyState", "complete")
+        .await;
+    assert_eq!(site_eyes.eval(&site.home_url(), LIVELY).await, 1);
+    more(&mut desk).await;
     more(&mut desk).await;
     let before = program.browser().unwrap();
     crate::shared::procfs::signal(before, rustix::process::Signal::KILL);

@@ -214,6 +214,8 @@ impl Page {
     /// Keeps what it shows, where pictures are wanted.
     pub async fn picture(&mut self, name: &str) {
         let Some(dir) = std::env::var_os("TABPROXY_TEST_PICTURES") else { return };
+        // For the eye: what has just come is drawn.
+        tokio::time::sleep(Duration::from_millis(700)).await;
         let shot = self.call("Page.captureScreenshot", json!({"format": "png"})).await;
         let png = BASE64.decode(shot["data"].as_str().unwrap()).unwrap();
         std::fs::write(Path::new(&dir).join(format!("{name}.png")), png).unwrap();

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -22,6 +23,8 @@ use super::{Link, LinkError, Tab};
 const SIDE: i64 = 1280;
 /// How good a picture is, of 100: text is readable, and a frame has some 50 kB.
 const QUALITY: i64 = 60;
+/// How long a single picture may take.
+const STILL: Duration = Duration::from_secs(5);
 /// The browser sends two pictures ahead.
 const AHEAD: usize = 8;
 
@@ -97,12 +100,27 @@ pub struct Cast {
 }
 
 impl Tab {
-    /// Begins to show this tab. `front`: puts it before the others first, since the browser makes no
-    /// pictures of what is behind.
+    /// One picture of a tab that is behind others, of which a cast would bring none.
+    ///
+    /// # Errors
+    /// When the tab is gone, or does not answer within a few seconds.
+    pub async fn still(&self) -> Result<Picture, LinkError> {
+        let params = page::CaptureScreenshotParams {
+            format: Some(page::CaptureScreenshotFormat::Jpeg),
+            quality: Some(QUALITY),
+            ..Default::default()
+        };
+        let taken = self.link.call_within(STILL, Some(&self.session), params).await?;
+        let jpeg = BASE64.decode(AsRef::<str>::as_ref(&taken.data)).unwrap_or_default();
+        Ok(Picture { jpeg: jpeg.into(), size: (1.0, 1.0) })
+    }
+
+    /// Begins to show this tab, which is put before the others first: the browser makes no pictures of what is
+    /// behind.
     ///
     /// # Errors
     /// When the tab is gone or does not answer.
-    pub async fn cast(&self, front: bool) -> Result<Cast, LinkError> {
+    pub async fn cast(&self) -> Result<Cast, LinkError> {
         let mut attach = target::AttachToTargetParams::new(target::TargetId::new(self.id.0.clone()));
         attach.flatten = Some(true);
         let session: String = self.link.call(None, attach).await?.session_id.into();
@@ -110,9 +128,7 @@ impl Tab {
         self.link.screens.all().insert(session.clone(), sender);
         // From here on its drop ends the session.
         let cast = Cast { link: self.link.clone(), session, seen, size: (1.0, 1.0) };
-        if front {
-            cast.link.call(Some(&cast.session), page::BringToFrontParams {}).await?;
-        }
+        cast.link.call(Some(&cast.session), page::BringToFrontParams {}).await?;
         cast.link.call(Some(&cast.session), page::EnableParams::default()).await?;
         let mut start = page::StartScreencastParams::builder().build();
         start.format = Some(page::StartScreencastFormat::Jpeg);

@@ -12,7 +12,9 @@ const CHARTS = [
   { title: 'c_memory', of: [(it) => it.browser, (it) => it.memory], show: bytes },
 ];
 
-export function showCharts({ samples, kept }) {
+// After a start the few samples that there are fill the chart, five minutes at least.
+export function showCharts({ samples, kept: most }) {
+  const kept = Math.min(most, Math.max(samples.length, 30));
   $('charts').replaceChildren(...CHARTS.map((chart) => draw(chart, samples, kept)));
 }
 
