@@ -384,7 +384,10 @@ fn gaps(starts: &[f64]) -> Vec<f64> {
 async fn a_chromium_that_exits_at_once_is_started_ever_more_rarely_and_callers_are_told() {
     let dir = TempDir::new().unwrap();
     let chromium = actor(dir.path(), "echo no room here >&2; exit 7");
-    let rig = Rig::starting(PracticeArgs::default(), |config| config.chromium = Some(chromium)).await;
+    let rig = Rig::starting(PracticeArgs::default(), |config| {
+        (config.chromium, config.ping) = (Some(chromium), None);
+    })
+    .await;
     // Who comes early waits for a page, but not for the half minute that a request may wait.
     let asked = Instant::now();
     let refused = rig.ask("early", "hello").await;

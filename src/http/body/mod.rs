@@ -42,7 +42,7 @@ use crate::turns::log::Reader;
 pub use note::Note;
 use source::Source;
 
-/// A cut drops what is still queued; an error event gets so long to leave.
+/// A cut drops what is still queued; the head, or an error event, gets so long to leave.
 const BEFORE_CUT: Duration = Duration::from_millis(50);
 
 /// What the page answered: the head as the client may see it, and the rest that is still to come.
@@ -157,12 +157,9 @@ impl AnswerBody {
     /// The next chunk for the client.
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
         loop {
-            let next = match &mut self.stage {
+            let said = match &mut self.stage {
                 Stage::Awaited(answer) => match ready!(answer.as_mut().poll(cx)) {
-                    Ok(answer) => match self.start(answer) {
-                        Some(misfit) => misfit,
-                        None => continue,
-                    },
+                    Ok(answer) => self.start(answer),
                     Err(fault) => self.fail(fault),
                 },
                 Stage::Refused(fault) => {
@@ -171,11 +168,10 @@ impl AnswerBody {
                 }
                 Stage::Joined(reader) => match ready!(reader.poll_head(cx)) {
                     Ok(_) => {
-                        let Stage::Joined(reader) = std::mem::replace(&mut self.stage, Stage::Ended) else {
-                            continue;
-                        };
-                        self.stage = Stage::Running(Source::Shared(reader));
-                        continue;
+                        if let Stage::Joined(reader) = std::mem::replace(&mut self.stage, Stage::Ended) {
+                            self.stage = Stage::Running(Source::Shared(reader));
+                        }
+                        None
                     }
                     Err(fault) => self.fail(fault),
                 },
@@ -189,8 +185,7 @@ impl AnswerBody {
                             account.metrics.sent(bytes.len(), delay);
                         }
                         match passed {
-                            Ok((Flow::On, bytes)) if bytes.is_empty() => continue,
-                            Ok((Flow::On, bytes)) => Some(Ok(bytes)),
+                            Ok((Flow::On, bytes)) => Some(bytes).filter(|it| !it.is_empty()),
                             Ok((Flow::Done, bytes)) => self.finish(bytes),
                             Err(fault) => self.fail(fault),
                         }
@@ -205,16 +200,18 @@ impl AnswerBody {
                     ready!(moment.as_mut().poll(cx));
                     let cut = cut.clone();
                     self.stage = Stage::Ended;
-                    Some(Err(cut))
+                    return Poll::Ready(Some(Err(cut)));
                 }
-                Stage::Ended => None,
+                Stage::Ended => return Poll::Ready(None),
             };
-            return Poll::Ready(next);
+            if let Some(bytes) = said {
+                return Poll::Ready(Some(Ok(bytes)));
+            }
         }
     }
 
     /// The site has answered after the client's head. Returns what to say if that is not what can follow it.
-    fn start(&mut self, answer: Answer) -> Option<Option<Result<Bytes, Cut>>> {
+    fn start(&mut self, answer: Answer) -> Option<Bytes> {
         if answer.status.is_success() && headers::is_event_stream(&answer.headers) {
             let Answer { exchange, permit, .. } = answer;
             exchange.hold(permit);
@@ -224,49 +221,49 @@ impl AnswerBody {
             self.stage = Stage::Refused(refused::read(answer).boxed());
             None
         } else {
-            Some(self.misfit(answer.status))
+            self.misfit(answer.status)
         }
     }
 
     /// The clean end, after `bytes`.
-    fn finish(&mut self, bytes: Bytes) -> Option<Result<Bytes, Cut>> {
+    fn finish(&mut self, bytes: Bytes) -> Option<Bytes> {
         self.end(Outcome::Complete);
-        (!bytes.is_empty()).then_some(Ok(bytes))
+        Some(bytes).filter(|it| !it.is_empty())
     }
 
     /// Ends with `fault`: what says so, if the client can be told, and then the cut.
-    fn fail(&mut self, fault: Fault) -> Option<Result<Bytes, Cut>> {
+    fn fail(&mut self, fault: Fault) -> Option<Bytes> {
         self.end(Outcome::Fault(fault.kind()));
         let cut = Cut { code: fault.kind().code(), fault };
         let Some(translation) = &mut self.translation else {
-            return Some(self.tell(reply::fault_event(&cut.fault), cut));
+            return self.tell(reply::fault_event(&cut.fault), cut);
         };
         let (ending, bytes) = translation.fail(&cut.fault);
         translation.note.write(cut.clone());
-        match ending {
-            Ending::Clean => (!bytes.is_empty()).then_some(Ok(bytes)),
-            // It has nothing to say, so a client whose head is ours is told as without it.
-            Ending::Cut if bytes.is_empty() => Some(self.tell(reply::fault_event(&cut.fault), cut)),
-            Ending::Cut => Some(Ok(self.cut_after(bytes, cut))),
+        if ending == Ending::Cut {
+            self.cut(cut);
         }
+        Some(bytes).filter(|it| !it.is_empty())
     }
 
     /// The site answered, but with what cannot follow the head that the client has.
-    fn misfit(&mut self, status: StatusCode) -> Option<Result<Bytes, Cut>> {
+    fn misfit(&mut self, status: StatusCode) -> Option<Bytes> {
         self.end(Outcome::NotAStream);
         let text = "The site answered with no stream, after this one had begun.";
         let fault = Fault::new(FaultKind::FetchFailed, text).because(format_args!("its status is {status}"));
-        Some(self.tell(reply::misfit_event(status), Cut { code: NOT_A_STREAM, fault }))
+        self.tell(reply::misfit_event(status), Cut { code: NOT_A_STREAM, fault })
     }
 
-    fn tell(&mut self, event: Bytes, cut: Cut) -> Result<Bytes, Cut> {
+    fn tell(&mut self, event: Bytes, cut: Cut) -> Option<Bytes> {
+        self.cut(cut);
         let is_told = self.is_begun_early && self.pulse.as_ref().is_some_and(Pulse::is_between_events);
-        if is_told { Ok(self.cut_after(event, cut)) } else { Err(cut) }
+        is_told.then_some(event)
     }
 
-    fn cut_after(&mut self, bytes: Bytes, cut: Cut) -> Bytes {
+    /// The cut comes a moment later: a server drops what it has not written yet, be it the head. A client without
+    /// one takes the connection for refused and asks again, what the site may have acted on already.
+    fn cut(&mut self, cut: Cut) {
         self.stage = Stage::Cut(cut, Box::pin(tokio::time::sleep(BEFORE_CUT)));
-        bytes
     }
 
     /// Lets go of the exchange and its place.
