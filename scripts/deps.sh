@@ -4,6 +4,7 @@
 #
 #   nginx    the server of that name
 #   systemd  what checks its units
+#   xvfb     a screen that nobody sees
 #   node     Node.js, and the npm clients of tests/clients/package-lock.json, in target/clients
 #   python   Python, and the packages of tests/clients/requirements.txt, in target/clients/venv
 #
@@ -28,6 +29,7 @@ for word in "$@"; do
     case "$word" in
         nginx) has_nginx || nginx=" nginx-light" ;;
         systemd) has systemd-analyze || missing="$missing systemd" ;;
+        xvfb) has Xvfb || missing="$missing xvfb" ;;
         node)
             has node || missing="$missing nodejs"
             has npm || missing="$missing npm"
