@@ -23,7 +23,8 @@
 //! redirect to another origin before anything is sent there.
 //!
 //! One carrier works and the others, each in a renderer process of its own, are in reserve (`browser::state`):
-//! if it dies, its streams end and the next request does not wait. Worn out carriers are replaced the same way.
+//! if it dies, its streams end and the next request does not wait. To spread the work gains nothing: the site's
+//! connection and the browser's network process are one for all (figures in README.md, "Reliability"). Worn out carriers are replaced the same way.
 //!
 //! # The way of a request
 //!
