@@ -98,14 +98,13 @@ async fn serve(mut socket: TcpStream, seen: mpsc::UnboundedSender<(String, Vec<u
         }
         "/base/v1/silent-cut" => {}
         "/base/v1/moved" => {
-            let moved =
-                "HTTP/1.1 302 Found\r\nlocation: https://elsewhere.test/x\r\ncontent-length: 0\r\n\r\n";
+            let moved = "HTTP/1.1 302 Found\r\nconnection: close\r\nlocation: https://elsewhere.test/x\r\ncontent-length: 0\r\n\r\n";
             let _ = socket.write_all(moved.as_bytes()).await;
         }
         _ => {
             let body = packed();
             let head = format!(
-                "HTTP/1.1 418 Odd\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\
+                "HTTP/1.1 418 Odd\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-encoding: gzip\r\n\
                  x-ratelimit-limit: 7\r\nx-request-id: theirs\r\nkeep-alive: timeout=5\r\n\
                  access-control-allow-origin: *\r\ncontent-length: {}\r\n\r\n",
                 body.len()
