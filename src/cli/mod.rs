@@ -170,6 +170,11 @@ mod tests {
             "CORS",
             "API_TARGET",
             "STRIP_HEADER_PREFIX",
+            "TRUSTED_PROXIES",
+            "PING",
+            "JOIN",
+            "FORMAT",
+            "BUSY",
         ] {
             assert!(help.contains(&format!("[env: TABPROXY_{name}]")), "{name}");
         }

@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use tabproxy::access;
 use tabproxy::browser::launch::find_chromium;
 use tokio::io::AsyncReadExt;
 
 use super::{python, rig};
+use crate::access::Desk;
 use crate::rig::{PATIENCE, Rig, code_of};
 
 async fn document(rig: &Rig) -> Value {
@@ -48,12 +47,10 @@ async fn everything_in_the_document_leads_somewhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_the_document_in_a_browser_also_below_a_key() {
-    let desk = tempfile::tempdir().unwrap();
-    let keys = desk.path().join("keys.json");
-    std::fs::write(&keys, r#"{"keys": []}"#).unwrap();
-    let key = access::add(&keys, None, Vec::new()).unwrap().1.expose_secret().to_owned();
+    let desk = Desk::new();
+    let key = desk.key(&[]);
     let rig = rig(|config| {
-        config.keys_file = Some(keys);
+        config.keys_file = Some(desk.keys());
         config.require_key = true;
     })
     .await;
@@ -72,7 +69,8 @@ async fn the_page_shows_the_document_in_a_browser_also_below_a_key() {
         "--dump-dom",
         "--virtual-time-budget=60000",
     ]);
-    browser.arg(format!("--user-data-dir={}", desk.path().join("profile").display()));
+    let profile = tempfile::tempdir().unwrap();
+    browser.arg(format!("--user-data-dir={}", profile.path().display()));
     browser.arg(rig.url(&format!("/k/{key}/docs"))).kill_on_drop(true);
     let shown = tokio::time::timeout(2 * PATIENCE, browser.output()).await.expect("it ends").unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use serde_json::{Value, json};
-use tabproxy::access;
 use tabproxy::practice::PracticeArgs;
 
 use super::{Sdk, listed, rig, run};
+use crate::access::Desk;
 use crate::rig::{Rig, eventually};
 use crate::shared::procfs::{kill, of_kind};
 
@@ -173,12 +172,10 @@ async fn what_cannot_be_served_is_a_clear_error_and_never_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_the_proxys_opens_it_to_an_sdk_and_another_is_a_401() {
-    let desk = tempfile::tempdir().unwrap();
-    let keys = desk.path().join("keys.json");
-    std::fs::write(&keys, r#"{"keys": []}"#).unwrap();
-    let key = access::add(&keys, None, Vec::new()).unwrap().1.expose_secret().to_owned();
+    let desk = Desk::new();
+    let key = desk.key(&[]);
     let rig = rig(|config| {
-        config.keys_file = Some(keys);
+        config.keys_file = Some(desk.keys());
         config.require_key = true;
     })
     .await;
