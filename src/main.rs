@@ -1,5 +1,6 @@
 //! The program: parse, start the log, run, exit code. Everything else is in the library.
 
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -33,6 +34,20 @@ async fn run(cli: Cli) -> ExitCode {
         }
         Task::Health(args) => match args.listen(&env) {
             Ok(listen) => health(listen).await,
+            Err(problem) => fail(&[problem]),
+        },
+        Task::Status(args) => match args.server.listen(&env) {
+            Ok(listen) if args.once || args.json || !io::stdout().is_terminal() => {
+                match tabproxy::status::once(listen, args.json, &mut io::stdout()).await {
+                    Ok(true) => ExitCode::SUCCESS,
+                    Ok(false) => ExitCode::FAILURE,
+                    Err(error) => fail(&[error]),
+                }
+            }
+            Ok(listen) => match tabproxy::status::live(listen, on_signal()).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&[format!("cannot use the terminal: {error}; try --once")]),
+            },
             Err(problem) => fail(&[problem]),
         },
         Task::Demo(demo) => {

@@ -24,6 +24,8 @@ struct Shared {
     /// By number, so in the order of their arrival.
     entries: Mutex<BTreeMap<u64, Arc<About>>>,
     next: AtomicU64,
+    /// Of all event streams, also of those that have ended.
+    events: AtomicU64,
 }
 
 impl Shared {
@@ -91,6 +93,11 @@ impl Board {
         (entries.len(), entries.values().take(SHOWN).map(seen).collect())
     }
 
+    /// Events of event streams that have gone out so far.
+    pub fn events(&self) -> u64 {
+        self.shared.events.load(Ordering::Relaxed)
+    }
+
     /// Stops the request of this id; whether there is one.
     pub fn stop(&self, id: &str) -> bool {
         let entries = self.shared.entries();
@@ -108,8 +115,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// So many bytes more of the answer have gone out.
-    pub fn pass(&self, bytes: usize) {
+    /// So many bytes more of the answer have gone out, and with them the ends of so many events.
+    pub fn pass(&self, bytes: usize, events: u64) {
+        self.shared.events.fetch_add(events, Ordering::Relaxed);
         self.about.answers.store(true, Ordering::Relaxed);
         self.about.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -134,8 +142,8 @@ mod tests {
     fn a_request_is_on_the_board_until_it_ends_and_can_be_stopped() {
         let (board, now) = (Board::default(), Instant::now());
         let (a, b) = (board.put("a", "POST", "/x", now), board.put("b", "GET", "/y", now));
-        a.pass(5);
-        a.pass(2);
+        a.pass(5, 1);
+        a.pass(2, 0);
         let (count, seen) = board.look();
         assert_eq!((count, seen[0].bytes, seen[0].answers, seen[1].answers), (2, 7, true, false));
         assert_eq!((seen[0].path.as_str(), seen[1].id.as_str()), ("/x", "b"));
@@ -146,6 +154,6 @@ mod tests {
         let more: Vec<_> = (0..SHOWN).map(|_| board.put("n", "GET", "/", now)).collect();
         assert_eq!((board.look().0, board.look().1.len()), (SHOWN + 1, SHOWN));
         drop((a, more));
-        assert_eq!(board.look(), (0, Vec::new()));
+        assert_eq!((board.look(), board.events()), ((0, Vec::new()), 1));
     }
 }
