@@ -133,7 +133,7 @@ mod tests {
         for second in 2..=70 {
             told(100 + 2 * second, second);
         }
-        assert_eq!(told(342, 71), (Some(10.0 + 2.0 - 1.8), Some(220), 61));
+        assert_eq!(told(262, 71), (Some(4.0), Some(140), 61));
         assert_eq!(told(5, 72), (None, None, 1), "it was started again");
     }
 
