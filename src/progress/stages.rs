@@ -271,7 +271,7 @@ mod tests {
     fn the_stage_under_way_is_shown_until_the_start_is_over() {
         let start = Instant::now();
         let mut stages = Stages::new(DOOR, start);
-        let at = |tenths| start + Duration::from_millis(tenths * 100);
+        let at = |tenths: u64| start + Duration::from_millis(tenths * 100);
         let text =
             |it: &Stages, tenths| it.under_way(at(tenths)).map(|it| format!("{} {}", it.name, it.text));
         assert_eq!(text(&stages, 3).as_deref(), Some("browser starting, 0.3 s"));
