@@ -65,11 +65,14 @@ async fn follow(browser: Browser, mut stages: Stages, ability: Ability, to: Sync
     let paint = |it| drop(to.try_send(it));
     while !stages.is_over() {
         let look = Look::from(&*status.borrow_and_update());
-        for line in stages.see(&look, Instant::now()) {
-            paint(Paint::Line(format!("{}\n", styled(&line, ability, "\x1b[32m"))));
+        let lines = stages.see(&look, Instant::now());
+        // First, so that no stage is shown as under way below the line that says that it is done.
+        if ability.can_redraw {
+            let line = stages.under_way(Instant::now());
+            paint(Paint::Live(line.map_or_else(String::new, |it| styled(&it, ability, "\x1b[2m"))));
         }
-        if let Some(line) = stages.under_way(Instant::now()).filter(|_| ability.can_redraw) {
-            paint(Paint::Live(styled(&line, ability, "\x1b[2m")));
+        for line in lines {
+            paint(Paint::Line(format!("{}\n", styled(&line, ability, "\x1b[32m"))));
         }
         tokio::select! {
             changed = status.changed() => if changed.is_err() { return },
