@@ -112,7 +112,7 @@ impl Histogram {
         for &(bound, values) in self.buckets.iter().filter(|_| count > 0.0) {
             if values >= wanted {
                 let share = (wanted - below.1) / (values - below.1);
-                return bound.is_finite().then(|| below.0 + (bound - below.0) * share);
+                return bound.is_finite().then_some(below.0 + (bound - below.0) * share);
             }
             below = (bound, values);
         }
