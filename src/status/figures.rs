@@ -102,7 +102,9 @@ impl Histogram {
     /// What is to be said of it.
     pub fn spread(&self) -> Spread {
         let count = self.buckets.last().map_or(0.0, |it| it.1);
-        Spread { count: count as u64, p50: self.quantile(0.5, count), p95: self.quantile(0.95, count) }
+        // To the microsecond: a bucket does not tell more.
+        let at = |part| self.quantile(part, count).map(|it| (it * 1e6).round() / 1e6);
+        Spread { count: count as u64, p50: at(0.5), p95: at(0.95) }
     }
 
     /// A value that this part of all are below: within its bucket as if they lay there evenly.
