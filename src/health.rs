@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// # Errors
 /// Nobody answers there within four seconds.
 pub async fn ask(listen: SocketAddr) -> Result<(bool, String), Error> {
-    let addr = SocketAddr::new(here(listen.ip()), listen.port());
+    let addr = reachable(listen);
     let answer = async {
         let stream = tokio::net::TcpStream::connect(addr).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -38,11 +38,13 @@ pub async fn ask(listen: SocketAddr) -> Result<(bool, String), Error> {
     }
 }
 
-/// Whoever listens on every address is reached on the loopback one.
-fn here(ip: IpAddr) -> IpAddr {
-    match ip {
+/// Where a server that listens at `listen` is reached from this machine: whoever listens on every address is
+/// reached on the loopback one.
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
-    }
+    };
+    SocketAddr::new(ip, listen.port())
 }
