@@ -110,8 +110,11 @@ fn can_replace(path: &Path) -> bool {
     access(dir, Access::WRITE_OK).is_ok()
 }
 
+/// A file and how many entries it has, or what is wrong with it.
+pub type Stored = Result<(PathBuf, usize), Problem>;
+
 /// The files of keys and accounts that are named, by what they hold: the path, and how many; or what is wrong.
-pub fn stored(config: &Config) -> Vec<(&'static str, Result<(PathBuf, usize), Problem>)> {
+pub fn stored(config: &Config) -> Vec<(&'static str, Stored)> {
     let of = |variable: &'static str, path: &Path, count: Result<usize, FileError>| {
         count.map(|count| (path.to_owned(), count)).map_err(|error| {
             let flag = variable.trim_start_matches("TABPROXY_").to_lowercase().replace('_', "-");

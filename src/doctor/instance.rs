@@ -57,6 +57,7 @@ impl Running {
         matches!(self, Running::Tabproxy { is_ready: true, .. })
     }
 
+    /// One that is ready.
     #[cfg(test)]
     pub fn ready_for_tests() -> Running {
         Running::Tabproxy { is_ready: true, phase: "ready".into(), reason: String::new(), busy: (0, 0) }
