@@ -47,6 +47,8 @@ struct Stream {
     encoding: Option<String>,
     /// From the last tick to the end, in milliseconds.
     silent: u64,
+    /// When its first bytes were here, and when its end, in milliseconds from the request.
+    span: (u64, u64),
 }
 
 impl Stream {
@@ -61,6 +63,10 @@ impl Stream {
 
     /// Whether nothing came before everything was sent.
     fn is_collected(&self) -> bool {
+        if self.encoding.is_some() {
+            // Its ticks cannot be read; but they began at once, and went on for a while.
+            return self.span.0 * 10 > self.span.1 * 9;
+        }
         match (self.ticks.first(), self.ticks.last()) {
             (Some((_, first)), Some((last, _))) => self.ticks.len() > 1 && *first >= last.at_ms,
             _ => false,
@@ -91,7 +97,9 @@ pub async fn look(front: &Url, config: &Config, running: &Running) -> Vec<Findin
     match through {
         Err(trouble) => vec![judge_trouble(front, &trouble)],
         Ok((stream, trust)) => {
-            let mut all = vec![judge_flow(&stream, direct.as_ref().map(|it| &it.0)), judge_patience(&stream)];
+            let mut all = vec![judge_flow(&stream, direct.as_ref().map(|it| &it.0))];
+            // What is packed cannot be read.
+            all.extend(stream.encoding.is_none().then(|| judge_patience(&stream)));
             all.extend(judge_trust("nginx tls", front.host_str().unwrap_or_default(), &trust));
             all
         }
@@ -134,8 +142,15 @@ async fn read(url: Url, at: Option<SocketAddr>) -> Result<(Stream, Trust), Troub
     while let Ok(Some(Ok(frame))) = timeout(SILENCE, body.frame()).await {
         let Ok(data) = frame.into_data() else { continue };
         heard = Instant::now();
-        pending.extend_from_slice(&data);
         let here = begun.elapsed().as_millis() as u64;
+        if stream.span == (0, 0) {
+            stream.span.0 = here;
+        }
+        stream.span.1 = here;
+        if stream.encoding.is_some() {
+            continue;
+        }
+        pending.extend_from_slice(&data);
         stream.ticks.extend(take_ticks(&mut pending).into_iter().map(|tick| (tick, here)));
         if stream.is_whole() || pending.len() > 4096 {
             break;
@@ -161,11 +176,13 @@ fn judge_flow(stream: &Stream, direct: Option<&Stream>) -> Finding {
     let unbuffered = "proxy_buffering off; gzip off; and no proxy_ignore_headers X-Accel-Buffering (nginx/ in this \
                       project has it all)";
     if let Some(encoding) = &stream.encoding {
-        return Finding::yellow(
-            NAME,
-            format!("it packs event streams ({encoding}), which holds events back"),
-            "gzip off; for what is proxied to tabproxy",
-        );
+        let text = format!("it packs event streams ({encoding})");
+        let remedy = "set gzip off for what is proxied to tabproxy";
+        return if stream.is_collected() {
+            Finding::red(NAME, format!("{text}, and nothing came before all was sent"), remedy)
+        } else {
+            Finding::yellow(NAME, format!("{text}, which may hold events back"), remedy)
+        };
     }
     let latest = stream.latest();
     if stream.is_collected() {
@@ -284,8 +301,9 @@ mod tests {
         let slow = stream(8, |at| at + 880);
         assert_eq!(judge_flow(&stream(8, |at| at + 900), Some(&slow)).state, Green, "it is not nginx's");
         assert_eq!(judge_flow(&Stream::default(), None).state, Red);
-        let packed = Stream { encoding: Some("gzip".into()), ..direct };
-        assert_eq!(judge_flow(&packed, None).state, Yellow);
+        let packed = |span| Stream { encoding: Some("gzip".into()), span, ..Stream::default() };
+        assert_eq!(judge_flow(&packed((5, 12_500)), None).state, Yellow);
+        assert_eq!(judge_flow(&packed((12_480, 12_500)), None).state, Red);
     }
 
     #[test]

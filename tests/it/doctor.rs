@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::nginx::{Nginx, Setup};
-use crate::rig::{Program, Rig};
+use crate::rig::{Program, Rig, client};
 use crate::ways;
 
 /// Runs it in an environment of nothing but `vars` and PATH.
@@ -289,18 +289,34 @@ async fn a_clock_that_is_off_is_seen_by_the_sites_date() {
     }
 }
 
+/// Something in front that passes an answer on when it has all of it.
+async fn collector(url: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let _ = socket.read(&mut head).await;
+            let body = client().get(&url).send().await.unwrap().bytes().await.unwrap();
+            let kind = "content-type: text/event-stream\r\nconnection: close";
+            let head = format!("HTTP/1.1 200 OK\r\n{kind}\r\ncontent-length: {}\r\n\r\n", body.len());
+            let _ = socket.write_all(&[head.as_bytes(), &body[..]].concat()).await;
+        }
+    });
+    format!("http://{addr}/")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nginx_does_with_event_streams_is_seen() {
     let place = Place::new().await;
     let rig = Rig::with(Default::default(), |config| config.ping = Some(Duration::from_secs(1))).await;
     let addr = rig.addr().to_string();
-    let off = ("proxy_buffering off;", "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;");
+    let on = ("proxy_buffering off;", "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;");
+    let packed = ("gzip off;", "gzip on; gzip_types *; gzip_min_length 0;");
     let before = ("location = /healthz/stream", "location = /nowhere");
     for (changes, flow, waits) in [
         (&[][..], "green", Some("green")),
-        // Our header is enough, where it is heeded.
-        (&[("proxy_buffering off;", "proxy_buffering on;")], "green", Some("green")),
-        (&[off], "red", Some("green")),
+        (&[on, packed], "red", None),
         (&[("proxy_read_timeout 10s", "proxy_read_timeout 600ms")], "green", Some("red")),
         (&[before], "yellow", None),
     ] {
@@ -314,6 +330,13 @@ async fn what_nginx_does_with_event_streams_is_seen() {
         assert_eq!(patience, waits, "{changes:?}: {report:#}");
     }
     assert_eq!(rig.counters().posts, 0, "nothing was said to the site");
+    let vars = [("TABPROXY_CHROMIUM", "/nowhere/chromium")];
+    let report = place.examined(&["--nginx", &collector(rig.url("/healthz/stream")).await], &vars).await;
+    let (state, text, remedy) = check(&report, "nginx");
+    assert!(
+        state == "red" && text.contains("collects") && remedy.contains("proxy_buffering off"),
+        "{report:#}"
+    );
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let report =
         place.examined(&["--nginx", &format!("http://{nobody}/")], &[("TABPROXY_CHROMIUM", "/x")]).await;
