@@ -44,16 +44,16 @@ pub async fn connect(addresses: Vec<SocketAddr>) -> io::Result<Box<dyn Stream>> 
         return Err(io::Error::other("the name has no address"));
     }
     let tries = addresses.into_iter().map(|it| Box::pin(TcpStream::connect(it)));
-    let (stream, _) = timeout(STEP, select_ok(tries)).await.map_err(|_| late("connection"))??;
+    let (stream, _) = timeout(STEP, select_ok(tries)).await.map_err(|_| late("connection", STEP))??;
     stream.set_nodelay(true)?;
     Ok(Box::new(stream))
 }
 
-fn late(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, format!("no {what} within {STEP:?}"))
+fn late(what: &str, patience: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("no {what} within {patience:?}"))
 }
 
-/// Asks for `url`. `accept` is what the answer may be.
+/// Asks for `url`. `accept` is what the answer may be, `patience` how long its head may take.
 ///
 /// # Errors
 /// In words, what came in between.
@@ -63,11 +63,12 @@ pub async fn ask(
     method: &str,
     accept: &str,
     pins: &[String],
+    patience: Duration,
 ) -> io::Result<Answer> {
     let host = url.host_str().unwrap_or_default();
     let (stream, trust) = if url.scheme() == "https" {
         let speak = timeout(STEP, tls::connect(approach.stream, host, pins)).await;
-        let spoken = speak.map_err(|_| late("TLS"))?;
+        let spoken = speak.map_err(|_| late("TLS", STEP))?;
         spoken.map_err(|error| io::Error::other(format!("no TLS could be spoken: {error}")))?
     } else {
         (approach.stream, Trust::Plain)
@@ -97,7 +98,7 @@ pub async fn ask(
         let half = begun.elapsed().unwrap_or_default() / 2;
         Ok::<_, io::Error>((response, begun + half))
     };
-    let (response, at) = timeout(STEP, exchange).await.map_err(|_| late("answer"))??;
+    let (response, at) = timeout(patience, exchange).await.map_err(|_| late("answer", patience))??;
     let (head, body) = response.into_parts();
     Ok(Answer { status: head.status.as_u16(), headers: head.headers, trust, at, body })
 }

@@ -27,6 +27,8 @@ const QUICK: usize = 6;
 const LATE: u64 = 500;
 /// The server tries no longer time between pings than this, in milliseconds.
 const LONGEST: u64 = 5000;
+/// Whoever collects a stream answers only after its end.
+const COLLECTED: Duration = Duration::from_secs(18);
 /// Silence, in the end, for this long is more than the server ever makes.
 const SILENCE: Duration = Duration::from_secs(15);
 
@@ -128,7 +130,8 @@ async fn read(url: Url, at: Option<SocketAddr>) -> Result<(Stream, Trust), Troub
     };
     let stream = asking::connect(addresses).await.map_err(unreachable)?;
     let approach = Approach { stream, target: url.path().to_owned(), authorization: None };
-    let answer = asking::ask(approach, &url, "GET", "text/event-stream", &[]).await.map_err(unreachable)?;
+    let answer =
+        asking::ask(approach, &url, "GET", "text/event-stream", &[], COLLECTED).await.map_err(unreachable)?;
     let of = |name| answer.headers.get(name).and_then(|it| it.to_str().ok());
     let kind = of(header::CONTENT_TYPE).unwrap_or_default();
     if answer.status != 200 || !kind.starts_with("text/event-stream") {

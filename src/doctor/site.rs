@@ -186,7 +186,8 @@ async fn land(config: &Config, url: &Url) -> Result<Landed, String> {
             Approach { stream, target, authorization: None }
         }
     };
-    let answer = asking::ask(approach, url, "HEAD", "*/*", &config.pins).await.map_err(|e| e.to_string())?;
+    let answer =
+        asking::ask(approach, url, "HEAD", "*/*", &config.pins, STEP).await.map_err(|e| e.to_string())?;
     Ok(Landed {
         status: answer.status,
         onward: onward(url, answer.status, &answer.headers),
