@@ -28,7 +28,7 @@ pub async fn ask(listen: SocketAddr) -> Result<(bool, String), Error> {
 /// # Errors
 /// Nobody answers there within four seconds.
 pub async fn get(listen: SocketAddr, path: &str) -> Result<(bool, String), Error> {
-    let addr = here(listen);
+    let addr = reachable(listen);
     let answer = async {
         let stream = tokio::net::TcpStream::connect(addr).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -47,9 +47,10 @@ pub async fn get(listen: SocketAddr, path: &str) -> Result<(bool, String), Error
     }
 }
 
-/// Where a server that listens at `listen` is reached from this machine: on every address means on loopback.
-pub fn here(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
+/// Where a server that listens at `listen` is reached from this machine: whoever listens on every address is
+/// reached on the loopback one.
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,

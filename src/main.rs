@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use tabproxy::Server;
+use tabproxy::cli::doctor::DoctorArgs;
 use tabproxy::cli::{Cli, Task, keys};
 use tabproxy::config::Config;
 use tabproxy::practice::{Practice, PracticeArgs};
@@ -35,6 +36,7 @@ async fn run(cli: Cli) -> ExitCode {
             lines.iter().for_each(|line| println!("{line}"));
             if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+        Task::Doctor(args) => doctor(*args).await,
         Task::Health(args) => match args.listen(&env) {
             Ok(listen) => health(listen).await,
             Err(problem) => fail(&[problem]),
@@ -64,6 +66,18 @@ async fn run(cli: Cli) -> ExitCode {
         Task::Key(task) => done(keys::run(task)),
         Task::Password => done(keys::hash_password()),
     }
+}
+
+/// Looks at everything. What still hangs then, as a disk or a resolver may, is not waited for.
+async fn doctor(args: DoctorArgs) -> ExitCode {
+    let code = match tabproxy::cli::doctor::run(args, &env).await {
+        Ok(well) => i32::from(!well),
+        Err(error) => {
+            eprintln!("tabproxy: {error}");
+            1
+        }
+    };
+    std::process::exit(code)
 }
 
 /// What a monitor wants to know: the exit code, and for a person the reason.

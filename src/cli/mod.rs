@@ -3,6 +3,7 @@
 //! It exists so that `--help` is the manual. It must not know how anything is served.
 
 mod check;
+pub mod doctor;
 pub mod health;
 pub mod keys;
 pub mod status;
@@ -42,6 +43,10 @@ Examples:
     tabproxy check && tabproxy serve
     curl -N http://127.0.0.1:3000/backend-api/models -H 'Authorization: Bearer …'
 
+  Find out why it does not work, or whether nginx in front passes streams as they come:
+    tabproxy doctor
+    tabproxy doctor --nginx http://127.0.0.1/
+
   Make an access key, which callers need once somebody is signed in in the browser:
     export TABPROXY_KEYS_FILE=~/.config/tabproxy/keys.json
     tabproxy key new --name my-bot
@@ -61,6 +66,9 @@ pub enum Task {
     Practice(PracticeArgs),
     /// Check the configuration, the browser, the profile and the port; exit code 1 if anything is wrong
     Check(Box<Settings>),
+    /// Look at everything that serving needs: machine, browser, the way to the site, files, port, nginx. One line
+    /// for each, green, yellow or red, with a remedy; exit code 1 if anything is red
+    Doctor(Box<doctor::DoctorArgs>),
     /// Make, list and revoke access keys
     #[command(subcommand)]
     Key(KeyTask),

@@ -251,8 +251,9 @@ pub(super) async fn layer(State(app): State<Arc<App>>, mut request: Request, nex
 /// of their own.
 fn is_for_everybody(path: &str) -> bool {
     let own = ["/admin/", "/console/"];
-    matches!(path, "/healthz" | "/readyz" | "/metrics" | "/ping" | "/openapi.json" | "/docs" | "/console")
-        || own.iter().any(|it| path.starts_with(it))
+    let about =
+        ["/healthz", "/healthz/stream", "/readyz", "/metrics", "/ping", "/openapi.json", "/docs", "/console"];
+    about.contains(&path) || own.iter().any(|it| path.starts_with(it))
 }
 
 fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {

@@ -12,6 +12,7 @@ mod compat;
 mod console;
 mod deploy;
 mod devtools;
+mod doctor;
 mod doors;
 mod faults;
 mod heartbeat;
