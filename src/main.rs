@@ -129,7 +129,7 @@ async fn serve(config: Config) -> ExitCode {
         Ok(server) => server,
         Err(error) => return fail(&[error]),
     };
-    let door = Door { addr: tabproxy::health::here(server.addr()), has_console, wants_key };
+    let door = Door { addr: tabproxy::health::reachable(server.addr()), has_console, wants_key };
     let _progress = shows.then(|| tabproxy::progress::show(server.browser(), door, began, ability));
     match server.finished().await {
         Ok(()) => ExitCode::SUCCESS,
