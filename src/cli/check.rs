@@ -45,8 +45,9 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
     }
     line("window", &if config.headless { "none (headless)" } else { "shown" });
     if !wrong(&problems, "TABPROXY_PROFILE") {
-        line("profile", &config.profile.display());
-        if let Err(error) = ProfileLock::take(&config.profile) {
+        for profile in config.profiles() {
+            line("profile", &profile.display());
+            let Err(error) = ProfileLock::take(&profile) else { continue };
             // The error's text ends with its remedy, after the semicolon.
             let text = error.to_string();
             let (what, remedy) = text.rsplit_once("; ").unwrap_or((&text, "set it to a directory of yours"));

@@ -7,12 +7,13 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::App;
 use super::reply::{self, Asked};
-use crate::browser::{Phase, Status};
+use crate::browser::{Browser, Phase, Status};
 use crate::error::{Fault, FaultKind};
+use crate::telemetry::figures::BrowserFigure;
 use crate::telemetry::metrics::{CONTENT_TYPE, Sample};
 
 /// `/healthz`: whoever reads this was answered, so the process is alive.
@@ -41,6 +42,9 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         "places": app.admission.places(),
         "queued": app.admission.queued(),
     });
+    if app.browser.count() > 1 {
+        answer["browsers"] = app.browser.figures().iter().map(|it| of_one(&app, it)).collect();
+    }
     if is_ready {
         return Json(answer).into_response();
     }
@@ -49,6 +53,19 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let wait = reply::whole_seconds(next_look(&status.phase, Instant::now()));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
     response
+}
+
+/// One of several browsers.
+fn of_one(app: &App, it: &BrowserFigure) -> Value {
+    let status = app.browser.get(it.number - 1).map(Browser::status);
+    json!({
+        "browser": it.number,
+        "ready": it.up,
+        "phase": it.phase,
+        "reason": status.as_ref().map(|it| it.reason.as_str()),
+        "since_seconds": status.as_ref().map(|it| it.since.elapsed().as_secs()),
+        "running": it.running,
+    })
 }
 
 /// `/metrics`, as OpenMetrics text.
@@ -81,7 +98,7 @@ fn sample(status: &Status, app: &App) -> Sample {
         queued: app.admission.queued(),
         buffered: status.buffered,
         browser: status.version.clone(),
-        browser_group: status.pid,
+        browser_groups: app.browser.groups(),
     }
 }
 

@@ -78,8 +78,8 @@ pub struct Sample {
     pub buffered: usize,
     /// The browser's name and version, once known.
     pub browser: Option<String>,
-    /// The browser's process group.
-    pub browser_group: Option<i32>,
+    /// The process group of each browser.
+    pub browser_groups: Vec<i32>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -329,7 +329,8 @@ impl Sampled {
         self.queued.set(sample.queued as i64);
         self.buffered.set(sample.buffered as i64);
         self.memory.set(process::resident() as i64);
-        self.browser_memory.set(sample.browser_group.map_or(0, process::group_memory) as i64);
+        let memory: u64 = sample.browser_groups.iter().map(|it| process::group_memory(*it)).sum();
+        self.browser_memory.set(memory as i64);
         self.descriptors.set(process::descriptors() as i64);
         self.lost_lines.inner().store(log::lost(), Relaxed);
         self.build.clear();
@@ -378,7 +379,7 @@ mod tests {
             queued: 1,
             buffered: 77,
             browser: Some("Chrome/142".into()),
-            browser_group: None,
+            browser_groups: Vec::new(),
         }
     }
 

@@ -82,7 +82,7 @@ impl Bench {
             queued: 0,
             buffered: 0,
             browser: None,
-            browser_group: None,
+            browser_groups: Vec::new(),
         });
         let counted: Vec<_> = text
             .lines()
