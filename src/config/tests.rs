@@ -271,7 +271,7 @@ fn proxies_come_from_the_flag_then_lower_case_then_upper_case() {
 }
 
 /// Every option that `check` reads, and three that are everybody's.
-const OPTIONS: [&str; 21] = [
+const OPTIONS: [&str; 22] = [
     "TABPROXY_LISTEN",
     "TABPROXY_HOSTS",
     "TABPROXY_ALLOW_PATHS",

@@ -250,6 +250,11 @@ fn first() -> usize {
     1
 }
 
+/// For the log, where there are several.
+fn named(app: &App, number: usize) -> Option<usize> {
+    (app.browser.count() > 1).then_some(number)
+}
+
 /// The browser of this number.
 fn one(app: &App, number: usize) -> Result<&Browser, Fault> {
     let one = number.checked_sub(1).and_then(|it| app.browser.get(it));
@@ -263,13 +268,11 @@ async fn act(State(app): State<Arc<App>>, request: Request) -> Response {
         admit(&app, request.headers())?;
         match read(request).await? {
             Act::RestartPage { browser } => {
-                let browser_of_many = (app.browser.count() > 1).then_some(browser);
-                tracing::info!(browser = browser_of_many, "the operator has the page opened again");
+                tracing::info!(browser = named(&app, browser), "the operator has the page opened again");
                 one(&app, browser)?.restart(Repair::Site);
             }
             Act::RestartBrowser { browser } => {
-                let browser_of_many = (app.browser.count() > 1).then_some(browser);
-                tracing::info!(browser = browser_of_many, "the operator has the browser started again");
+                tracing::info!(browser = named(&app, browser), "the operator has the browser started again");
                 one(&app, browser)?.restart(Repair::Browser);
             }
             Act::Drain => {
