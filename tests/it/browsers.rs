@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use futures::StreamExt;
 use futures::future::join_all;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tabproxy::browser::launch::find_chromium;
 use tabproxy::browser::profile::ProfileLock;
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 use crate::access::Desk;
 use crate::doors::{PASSWORD, come_in, state};
 use crate::rig::{PATIENCE, Program, Rig, eventually, last_text, turn};
-use crate::shared::procfs::{exists, kill, processes};
+use crate::shared::procfs::{exists, kill, members, processes, signal};
 
 /// A proxy with two browsers, both ready.
 async fn two(change: impl FnOnce(&mut Config)) -> Rig {
@@ -308,4 +309,16 @@ async fn the_log_and_the_console_say_which_one_and_each_is_restarted_alone() {
     };
     assert!(timeline(2).await.contains("restarted by the operator"));
     assert!(!timeline(1).await.contains("restarted by the operator"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_browser_that_stands_still_does_not_take_over_goes_to_another_and_is_sent_once() {
+    let rig = two(|_| {}).await;
+    let group = rig.server.browser().get(1).unwrap().status().pid.unwrap();
+    members(group).into_iter().for_each(|it| signal(it.pid, Signal::STOP));
+    let ids: Vec<_> = (0..4).map(|n| format!("m{n}")).collect();
+    let answers = join_all(ids.iter().map(|id| rig.ask(id, "hello count=100000 interval=50"))).await;
+    assert!(answers.iter().all(|it| it.status() == 200));
+    eventually(|| running(&rig), |it| *it == [4, 0]).await;
+    rig.sent_once();
 }
