@@ -39,7 +39,7 @@ fn the_defaults_are_those_of_the_table() {
     assert!(config.allow_headers.is_empty());
     assert_eq!(config.hosts, Hosts::Names(Vec::new()));
     assert_eq!((config.max_inflight, config.queue, config.browsers), (90, 256, 1));
-    assert_eq!(config.profiles(), [config.profile.clone()]);
+    assert_eq!(config.profiles(), std::slice::from_ref(&config.profile));
     assert_eq!((config.queue_wait, config.drain), (Duration::from_secs(30), Duration::from_secs(20)));
     assert_eq!(config.max_body, 32 * 1024 * 1024);
     assert_eq!(config.ping, Some(Duration::from_secs(4)));

@@ -170,7 +170,7 @@ pub(super) async fn send(
     let (head, mut exchange, browser) = loop {
         let seat = app.browser.choose(&wish, deadline).await?;
         let browser = seat.number();
-        match perform_in(&app, seat, &mut request, caller.uses_page, deadline).await {
+        match perform_in(&app, seat, &mut request, &caller, deadline).await {
             Ok((head, exchange)) => break (head, exchange, browser),
             Err(Miss::Fault(fault)) => return Err(fault),
             Err(Miss::Unsent(missed)) => wish.missed = Some(missed),
@@ -200,12 +200,13 @@ async fn perform_in(
     app: &App,
     seat: Seat,
     request: &mut PageRequest,
-    uses_page: bool,
+    caller: &Caller,
     deadline: Instant,
 ) -> Result<(Head, Exchange), Miss> {
-    if uses_page {
+    if caller.uses_page {
         app.signed.authorize(request, &seat, deadline).await?;
     }
+    caller.asks();
     seat.fetch(request, deadline).await
 }
 
