@@ -25,12 +25,16 @@ async fn two(change: impl FnOnce(&mut Config)) -> Rig {
         change(config);
     })
     .await;
+    both_ready(&rig).await;
+    rig
+}
+
+async fn both_ready(rig: &Rig) {
     for one in rig.server.browser().iter() {
         let mut status = one.watch();
         let ready = tokio::time::timeout(PATIENCE, status.wait_for(|it| it.is_ready())).await;
         ready.expect("ready in time").expect("the supervisor lives");
     }
-    rig
 }
 
 /// How many requests run in each.
@@ -57,7 +61,7 @@ async fn health(rig: &Rig, is_so: impl Fn(&Value) -> bool) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn work_is_spread_and_a_killed_browser_ends_only_its_own_streams_and_comes_back() {
     let rig = two(|_| {}).await;
-    let prompt = "hello count=400 interval=25";
+    let prompt = "hello count=400 interval=40";
     let mut streams = Vec::new();
     for n in 0..6 {
         let mut stream = rig.ask(&format!("m{n}"), prompt).await.bytes_stream();
@@ -88,7 +92,7 @@ async fn work_is_spread_and_a_killed_browser_ends_only_its_own_streams_and_comes
     let now: Vec<_> = rig.server.browser().iter().map(|it| it.status().pid.unwrap()).collect();
     assert!(now[0] == pids[0] && now[1] != pids[1], "{pids:?} {now:?}");
     eventually(|| running(&rig), |it| *it == [0, 0]).await;
-    let answers = ["b1", "b2"].map(|id| rig.ask(id, "hello count=100 interval=20"));
+    let answers = ["b1", "b2"].map(|id| rig.ask(id, "hello count=100 interval=50"));
     let answers = join_all(answers).await;
     assert_eq!(running(&rig), [1, 1], "it gets work again");
     for answer in answers {
@@ -154,7 +158,7 @@ async fn more_than_one_may_carry_is_spread_and_the_rest_waits_in_the_queue() {
     .await;
     health(&rig, |it| it["places"] == 4).await;
     let ids: Vec<_> = (0..6).map(|n| format!("m{n}")).collect();
-    let prompt = "hello count=60 interval=50";
+    let prompt = "hello count=80 interval=50";
     let asked = ids.iter().map(|id| async { rig.ask(id, prompt).await.bytes().await.unwrap() });
     let look = async {
         let told = health(&rig, |it| it["queued"] == 2 && it["running"] == 4).await;
@@ -166,34 +170,37 @@ async fn more_than_one_may_carry_is_spread_and_the_rest_waits_in_the_queue() {
     rig.sent_once();
 }
 
-/// A turn, in a conversation if there is one; the conversation, and the browser that it ran in.
+/// The beginning of a turn, in a conversation if there is one; the conversation, and the browser that it runs in.
 async fn converse(rig: &Rig, id: &str, conversation: Option<&str>) -> (String, usize) {
-    let mut body = turn(id, "hello count=15 interval=30");
+    both_ready(rig).await;
+    let mut body = turn(id, "hello count=100000 interval=50");
     if let Some(conversation) = conversation {
         body["conversation_id"] = conversation.into();
     }
     let answer = rig.client.post(rig.url("/backend-api/conversation")).json(&body).send().await.unwrap();
     assert_eq!(answer.status(), 200);
+    let at = running(rig);
+    assert_eq!(at.iter().sum::<usize>(), 1, "{at:?}");
     let mut stream = answer.bytes_stream();
-    let mut said = stream.next().await.unwrap().unwrap().to_vec();
-    let running = running(rig);
-    assert_eq!(running.iter().sum::<usize>(), 1, "{running:?}");
-    while let Some(chunk) = stream.next().await {
-        said.extend_from_slice(&chunk.unwrap());
-    }
+    let mut said = String::new();
+    let named = loop {
+        said.push_str(std::str::from_utf8(&stream.next().await.unwrap().unwrap()).unwrap());
+        let after =
+            said.split("\"conversation_id\":").nth(1).map(|it| it.trim_start().trim_start_matches('"'));
+        if let Some((named, _)) = after.and_then(|it| it.split_once('"')) {
+            break named.to_owned();
+        }
+    };
     drop(stream);
-    eventually(|| self::running(rig), |it| *it == [0, 0]).await;
-    let said = String::from_utf8(said).unwrap();
-    let named = said.split("\"conversation_id\":").nth(1).unwrap().trim_start().trim_start_matches('"');
-    let named = named.split('"').next().unwrap().to_owned();
-    (named, running.iter().position(|it| *it == 1).unwrap())
+    eventually(|| (running(rig), rig.counters().active), |it| *it == (vec![0, 0], 0)).await;
+    (named, at.iter().position(|it| *it == 1).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_goes_on_in_the_browser_that_it_was_begun_in() {
     let rig = two(|_| {}).await;
     let mut begun = Vec::new();
-    for n in 0..3 {
+    for n in 0..2 {
         begun.push(converse(&rig, &format!("begin{n}"), None).await);
     }
     assert!(begun.iter().any(|it| it.1 == 0) && begun.iter().any(|it| it.1 == 1), "{begun:?}");
