@@ -68,7 +68,8 @@ impl Browsers {
         for (n, spec) in (1..).zip(specs) {
             // Whatever is logged of it says which one it is. Of the highest level, so that no filter that lets a
             // line through leaves that out.
-            let span = if several { tracing::error_span!("of", browser = n) } else { tracing::Span::none() };
+            let span =
+                if several { tracing::error_span!("supervisor", browser = n) } else { tracing::Span::none() };
             let browser = Browser::start(spec).instrument(span).await?;
             members.push(Member { browser, running: AtomicUsize::new(0), last: AtomicU64::new(0) });
         }
