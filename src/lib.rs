@@ -59,7 +59,7 @@
 //! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`store`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
-//! | L4 | this file, `specs`, [`cli`], [`demo`], [`health`] |
+//! | L4 | this file, `specs`, [`cli`], [`demo`], [`health`], [`progress`], [`status`] |
 //!
 //! [`practice`] stands apart: it imports nothing of ours.
 
@@ -79,8 +79,10 @@ pub mod http;
 pub mod openai;
 pub mod pipe;
 pub mod practice;
+pub mod progress;
 pub mod site;
 mod specs;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod translate;
