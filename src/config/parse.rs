@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use url::{Host, ParseError, Url};
 
-use super::{Hosts, INFLIGHT_LIMIT, LogFormat, SandboxMode};
+use super::{Hosts, LogFormat, SandboxMode};
 
 /// The longest queue.
 const QUEUE_LIMIT: usize = 65_536;
@@ -331,16 +331,6 @@ pub(super) fn headers(value: &str) -> Result<Vec<String>, Mistake> {
         Ok(name.to_owned())
     };
     list(value).map(read).collect()
-}
-
-pub(super) fn inflight(value: &str) -> Result<usize, Mistake> {
-    let number = value.parse().ok().filter(|it| (1..=INFLIGHT_LIMIT).contains(it));
-    number.ok_or_else(|| {
-        Mistake::new(
-            format!("is `{value}`, which is not a number from 1 to {INFLIGHT_LIMIT}"),
-            "a browser runs at most 256 streams on one HTTP/2 connection; 90 is a good start",
-        )
-    })
 }
 
 pub(super) fn carriers(value: &str) -> Result<usize, Mistake> {

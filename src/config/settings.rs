@@ -140,6 +140,12 @@ pub struct Settings {
     #[arg(help_heading = "The browser")]
     pub sandbox: Option<String>,
 
+    /// Browsers that run side by side, 1 to 16, for more streams than one carries. Each takes about 450 MB, has a
+    /// profile of its own (the second one's is the directory of --profile with -2 at its end, and so on), and is
+    /// signed in by itself, through the console [default: 1]
+    #[arg(long, env = "TABPROXY_BROWSERS", hide_env_values = true, value_name = "N")]
+    #[arg(help_heading = "The browser")]
+    pub browsers: Option<String>,
     /// Pages that stand ready to perform requests, 1 to 8: one more than works at a time, so that one that
     /// crashes costs milliseconds [default: 2]
     #[arg(long, env = "TABPROXY_CARRIERS", hide_env_values = true, value_name = "N")]
@@ -175,7 +181,8 @@ pub struct Settings {
     #[arg(long, value_name = "HOSTS", help_heading = "The way out")]
     pub no_proxy: Option<String>,
 
-    /// Exchanges that run at once, 1 to 256: a browser runs no more on one HTTP/2 connection [default: 90]
+    /// Exchanges that run at once, 1 to 256 for each browser: it runs no more on one HTTP/2 connection
+    /// [default: 90 for each browser]
     #[arg(long, env = "TABPROXY_MAX_INFLIGHT", hide_env_values = true, value_name = "N")]
     #[arg(help_heading = "Limits")]
     pub max_inflight: Option<String>,

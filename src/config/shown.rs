@@ -63,6 +63,7 @@ impl Config {
                 }
                 .into(),
             ),
+            ("TABPROXY_BROWSERS", self.browsers.to_string()),
             ("TABPROXY_CARRIERS", self.carriers.to_string()),
             ("TABPROXY_PAGE_EXCHANGES", self.page_exchanges.to_string()),
             ("TABPROXY_PAGE_AGE", format!("{:?}", self.page_age)),

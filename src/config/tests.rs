@@ -38,7 +38,8 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!(config.allow_paths, ["/backend-api/", "/backend-anon/"]);
     assert!(config.allow_headers.is_empty());
     assert_eq!(config.hosts, Hosts::Names(Vec::new()));
-    assert_eq!((config.max_inflight, config.queue), (90, 256));
+    assert_eq!((config.max_inflight, config.queue, config.browsers), (90, 256, 1));
+    assert_eq!(config.profiles(), std::slice::from_ref(&config.profile));
     assert_eq!((config.queue_wait, config.drain), (Duration::from_secs(30), Duration::from_secs(20)));
     assert_eq!(config.max_body, 32 * 1024 * 1024);
     assert_eq!(config.ping, Some(Duration::from_secs(4)));
@@ -270,7 +271,7 @@ fn proxies_come_from_the_flag_then_lower_case_then_upper_case() {
 }
 
 /// Every option that `check` reads, and three that are everybody's.
-const OPTIONS: [&str; 21] = [
+const OPTIONS: [&str; 22] = [
     "TABPROXY_LISTEN",
     "TABPROXY_HOSTS",
     "TABPROXY_ALLOW_PATHS",
@@ -284,6 +285,7 @@ const OPTIONS: [&str; 21] = [
     "TABPROXY_PROFILE",
     "TABPROXY_HEADLESS",
     "TABPROXY_SANDBOX",
+    "TABPROXY_BROWSERS",
     "TABPROXY_MAX_INFLIGHT",
     "TABPROXY_QUEUE",
     "TABPROXY_QUEUE_WAIT",
@@ -303,7 +305,9 @@ proptest::proptest! {
     ) {
         match check(&[(option, &value)]) {
             Ok(config) => {
-                assert!((1..=INFLIGHT_LIMIT).contains(&config.max_inflight) && config.max_body > 0);
+                let most = INFLIGHT_LIMIT * config.browsers;
+                assert!((1..=most).contains(&config.max_inflight) && config.max_body > 0);
+                assert!((1..=MOST_BROWSERS).contains(&config.browsers));
                 assert!(config.allow_paths.iter().all(|it| it.starts_with('/') && !it.starts_with("//")));
                 assert!(matches!(config.origin.scheme(), "http" | "https"));
                 assert!(config.profile.is_absolute());
@@ -321,6 +325,22 @@ proptest::proptest! {
             assert!(!format!("{mistake:?}").contains("hunter2canary"), "{mistake:?}");
         }
     }
+}
+
+#[test]
+fn several_browsers_have_a_profile_each_and_take_as_many_requests_more() {
+    let config = check(&[("TABPROXY_BROWSERS", "3"), ("TABPROXY_PROFILE", "/data/profile")]).unwrap();
+    let profiles = ["/data/profile", "/data/profile-2", "/data/profile-3"].map(PathBuf::from);
+    assert_eq!(config.profiles(), profiles);
+    assert_eq!((config.max_inflight, config.browser_inflight), (270, 90));
+    let config = check(&[("TABPROXY_BROWSERS", "2"), ("TABPROXY_MAX_INFLIGHT", "512")]).unwrap();
+    assert_eq!((config.max_inflight, config.browser_inflight), (512, INFLIGHT_LIMIT));
+    for (value, words) in [("0", "from 1 to 16"), ("17", "from 1 to 16"), ("two", "`two`")] {
+        assert!(problem("TABPROXY_BROWSERS", value).contains(words));
+    }
+    assert!(problem("TABPROXY_MAX_INFLIGHT", "257").contains("TABPROXY_BROWSERS"));
+    let both = check(&[("TABPROXY_BROWSERS", "2"), ("TABPROXY_MAX_INFLIGHT", "513")]).unwrap_err();
+    assert!(both.len() == 1 && both[0].what.contains("1 to 512"), "{both:?}");
 }
 
 #[test]

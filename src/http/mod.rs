@@ -64,8 +64,9 @@ use tower_http::cors::{
     AllowHeaders, AllowMethods, AllowOrigin, AllowPrivateNetwork, CorsLayer, ExposeHeaders,
 };
 
+use crate::accounts::Homes;
 use crate::admission::Admission;
-use crate::browser::Browser;
+use crate::browser::Browsers;
 use crate::config::Cors;
 use crate::telemetry::metrics::Metrics;
 use crate::turns::Turns;
@@ -117,8 +118,10 @@ pub struct Policy {
 
 /// Everything that the routes work with.
 pub struct App {
-    /// The browser that performs requests.
-    pub browser: Browser,
+    /// The browser that performs requests, or several of them.
+    pub browser: Browsers,
+    /// Where there are several: the one that each conversation was begun in, counted from 0.
+    pub homes: Arc<Homes<usize>>,
     /// The door before it.
     pub admission: Admission,
     /// Where everything is counted.

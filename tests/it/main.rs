@@ -6,6 +6,7 @@
 
 mod access;
 mod bodies;
+mod browsers;
 mod chat;
 mod clients;
 mod compat;
