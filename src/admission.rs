@@ -215,10 +215,9 @@ impl Admission {
     /// Under a steady load that is too much, the queue is full in one moment and not in the next. Whoever spreads the
     /// load by this must not hear yes and no in turn: each yes would bring what makes the next no.
     pub fn is_full(&self) -> bool {
-        let is_taken = self.places.available_permits() == 0;
         let has_room = match self.queue {
             0 => 2 * self.running() <= self.places(),
-            queue => 2 * self.queued() <= queue && !(is_taken && self.queued() >= queue),
+            queue => 2 * self.queued() <= queue,
         };
         if has_room {
             self.crowded.store(false, Ordering::Relaxed);

@@ -325,7 +325,8 @@ pub(super) fn headers(value: &str) -> Result<Vec<String>, Mistake> {
         })?;
         let name = name.as_str();
         if NEVER.contains(&name) || NEVER_PREFIXES.iter().any(|it| name.starts_with(it)) {
-            let what = format!("has the entry `{name}`, which never passes: it is the browser's own, or tabproxy's");
+            let what =
+                format!("has the entry `{name}`, which never passes: it is the browser's own, or tabproxy's");
             return Err(Mistake::new(what, "leave it out"));
         }
         Ok(name.to_owned())

@@ -16,6 +16,7 @@ mod doors;
 mod faults;
 mod heartbeat;
 mod input;
+mod instances;
 mod layers;
 mod log;
 mod nginx;
