@@ -27,8 +27,10 @@ struct Setup<'a> {
     upstream: String,
     /// `TABPROXY_RESOLVER`.
     resolver: String,
-    /// The servers of the group in `pool.conf`.
+    /// The servers of the group.
     pool: Vec<SocketAddr>,
+    /// The file that has it.
+    group: &'static str,
     changes: &'a [(&'a str, &'a str)],
     /// Names and texts of files beside the configuration, where the certificate is looked for.
     files: &'a [(&'a str, &'a str)],
@@ -37,7 +39,8 @@ struct Setup<'a> {
 impl Setup<'_> {
     fn at(addr: SocketAddr) -> Setup<'static> {
         let resolver = "127.0.0.1:9".into();
-        Setup { upstream: addr.to_string(), resolver, pool: vec![addr], changes: &[], files: &[] }
+        let (pool, group) = (vec![addr], "pool.conf");
+        Setup { upstream: addr.to_string(), resolver, pool, group, changes: &[], files: &[] }
     }
 
     fn pool(pool: Vec<SocketAddr>) -> Setup<'static> {
@@ -86,8 +89,9 @@ impl Nginx {
         for (name, text) in setup.files {
             fs::write(home.path().join(name), text).unwrap();
         }
-        let pool = fs::read_to_string(files.join("pool.conf")).unwrap();
+        let pool = fs::read_to_string(files.join(setup.group)).unwrap();
         let servers: Vec<_> = setup.pool.iter().map(|it| format!("server {it} max_fails=0;")).collect();
+        assert!(pool.contains("server 127.0.0.1:3000 max_fails=0;"));
         let pool = pool.replacen("server 127.0.0.1:3000 max_fails=0;", &servers.join("\n"), 1);
         let temp = |kind: &str| format!("{kind}_temp_path {}/{kind};\n", home.path().display());
         let temps: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(temp).concat();
@@ -175,9 +179,14 @@ async fn silent() -> (SocketAddr, Arc<AtomicUsize>) {
 
 /// A server that answers everything with its name.
 async fn named(addr: SocketAddr, name: &'static str) -> SocketAddr {
+    mortal(addr, name).await.0
+}
+
+/// The same, and what ends it.
+async fn mortal(addr: SocketAddr, name: &'static str) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind(addr).await.unwrap();
     let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut some = [0; 4096];
             let _ = socket.read(&mut some).await;
@@ -188,7 +197,7 @@ async fn named(addr: SocketAddr, name: &'static str) -> SocketAddr {
             let _ = socket.write_all(answer.as_bytes()).await;
         }
     });
-    addr
+    (addr, task)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -544,4 +553,71 @@ async fn the_options_for_tls_and_a_rate_limit_work() {
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
     assert_eq!(client.get(format!("https://{secure}/healthz")).send().await.unwrap().status(), 200);
+}
+
+/// How a caller may show its key.
+const WAYS: [&str; 4] = ["path", "x-api-key", "bearer", "bare"];
+
+/// Who serves the caller with this key.
+async fn serves(nginx: &Nginx, way: &str, key: &str) -> String {
+    let path =
+        if way == "path" { format!("/k/{key}/backend-api/models") } else { "/backend-api/models".into() };
+    let request = nginx.client.get(nginx.url(&path));
+    let request = match way {
+        "x-api-key" => request.header("x-api-key", key).header("authorization", "Bearer eyJ.another"),
+        "bearer" => request.header("authorization", format!("Bearer {key}")),
+        "bare" => request.header("authorization", key),
+        _ => request,
+    };
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.text().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_affinity_a_caller_stays_with_one_server_and_only_the_share_of_a_dead_one_moves() {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let (one, _one) = mortal(any, "one").await;
+    let (two, dies) = mortal(any, "two").await;
+    let (three, _three) = mortal(any, "three").await;
+    let setup = Setup { group: "affinity.conf", ..Setup::pool(vec![one, two, three]) };
+    let nginx = Nginx::start(setup).await;
+    let keys: Vec<_> = (0..60).map(|n| format!("tp-key{n}")).collect();
+    let mut before = Vec::new();
+    for key in &keys {
+        let first = serves(&nginx, WAYS[0], key).await;
+        for way in &WAYS[1..] {
+            assert_eq!(serves(&nginx, way, key).await, first, "{key} as {way}");
+        }
+        before.push(first);
+    }
+    let share = |name: &str| before.iter().filter(|it| *it == name).count();
+    for name in ["one", "two", "three"] {
+        assert!((5..40).contains(&share(name)), "{name} has {} of 60", share(name));
+    }
+    // Without a key, the address counts.
+    let nobody = nginx.get("/backend-api/models", "*/*").await.text().await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(nginx.get("/backend-api/models", "*/*").await.text().await.unwrap(), nobody);
+    }
+
+    dies.abort();
+    let _ = dies.await;
+    let mut heirs = std::collections::BTreeSet::new();
+    for (key, was) in keys.iter().zip(&before) {
+        let now = serves(&nginx, "bearer", key).await;
+        if was == "two" {
+            heirs.insert(now);
+        } else {
+            assert_eq!(&now, was, "{key}");
+        }
+    }
+    assert!(heirs.iter().eq(["one", "three"]), "{heirs:?}");
+    assert!(nginx.log().contains("Connection refused"), "the dead one was tried");
+
+    let (_, _again) = mortal(two, "two").await;
+    for (key, was) in keys.iter().zip(&before) {
+        assert_eq!(&serves(&nginx, "bearer", key).await, was, "{key} comes back");
+    }
+    assert!(!nginx.log().contains("tp-key"), "no key is in the log of errors");
 }
