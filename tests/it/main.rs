@@ -17,6 +17,7 @@ mod faults;
 mod heartbeat;
 mod input;
 mod instances;
+mod kubernetes;
 mod layers;
 mod log;
 mod nginx;
