@@ -454,29 +454,35 @@ impl Drop for Stopped {
     }
 }
 
+/// A server of names: each is at 127.0.0.x, for these x, and for a second.
+async fn names(last: impl Fn() -> Vec<u8> + Send + 'static) -> String {
+    let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let resolver = dns.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut query = [0; 512];
+        while let Ok((n, from)) = dns.recv_from(&mut query).await {
+            // The question comes back, with the addresses.
+            let (mut answer, last) = (query[..n].to_vec(), last());
+            answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, last.len() as u8]);
+            answer[8..12].fill(0);
+            for last in last {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 127, 0, 0, last]);
+            }
+            let _ = dns.send_to(&answer, from).await;
+        }
+    });
+    resolver
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_moves_is_found_again() {
     let one = named("127.0.0.1:0".parse().unwrap(), "one").await;
     let mut second = one;
     second.set_ip(Ipv4Addr::new(127, 0, 0, 2).into());
     named(second, "two").await;
-    let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let resolver = dns.local_addr().unwrap().to_string();
     let last = Arc::new(AtomicUsize::new(1));
     let at = last.clone();
-    tokio::spawn(async move {
-        let mut query = [0; 512];
-        while let Ok((n, from)) = dns.recv_from(&mut query).await {
-            // The question comes back, with one address that is good for a second.
-            let mut answer = query[..n].to_vec();
-            answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
-            answer[8..12].fill(0);
-            let address = [127, 0, 0, at.load(Ordering::Relaxed) as u8];
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-            answer.extend(address);
-            let _ = dns.send_to(&answer, from).await;
-        }
-    });
+    let resolver = names(move || vec![at.load(Ordering::Relaxed) as u8]).await;
     let upstream = format!("tabproxy.test:{}", one.port());
     let nginx = Nginx::start(Setup { upstream, resolver, ..Setup::at(one) }).await;
     assert_eq!(nginx.get("/backend-api/x", "*/*").await.text().await.unwrap(), "one");
@@ -487,6 +493,27 @@ async fn a_name_that_moves_is_found_again() {
         }
     };
     tokio::time::timeout(PATIENCE, moved).await.expect("found again");
+}
+
+/// As in Docker, where all instances bear one name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_with_several_addresses_is_served_by_all_of_them_but_the_dead() {
+    let one = named("127.0.0.1:0".parse().unwrap(), "one").await;
+    let mut third = one;
+    third.set_ip(Ipv4Addr::new(127, 0, 0, 3).into());
+    named(third, "three").await;
+    // Nobody listens at 127.0.0.2.
+    let resolver = names(|| vec![1, 2, 3]).await;
+    let upstream = format!("tabproxy.test:{}", one.port());
+    let nginx = Nginx::start(Setup { upstream, resolver, ..Setup::at(one) }).await;
+    let mut served = std::collections::BTreeSet::new();
+    for n in 0..30 {
+        let post = nginx.client.post(nginx.url("/v1/chat/completions")).body("{}").send().await.unwrap();
+        assert_eq!(post.status(), 200, "{n}");
+        served.insert(post.text().await.unwrap());
+    }
+    assert!(served.iter().eq(["one", "three"]), "{served:?}");
+    assert!(nginx.log().contains("Connection refused"), "the dead one was tried");
 }
 
 #[tokio::test(flavor = "multi_thread")]
