@@ -648,3 +648,61 @@ async fn with_affinity_a_caller_stays_with_one_server_and_only_the_share_of_a_de
     }
     assert!(!nginx.log().contains("tp-key"), "no key is in the log of errors");
 }
+
+/// An instance that is told to stop under load: who is in stays in, and whoever comes is served by the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stops_hands_over() {
+    let rig = Rig::ready().await;
+    let home = TempDir::new().unwrap();
+    let leaves = Program::start(&rig.site, home.path(), &[("TABPROXY_DRAIN", "60s")]);
+    leaves.wait_ready().await;
+    let nginx = Nginx::start(Setup::pool(vec![leaves.addr, rig.addr()])).await;
+    let nginx = Arc::new(nginx);
+    // Long ones on both.
+    let prompt = "hello count=150 interval=40";
+    let long: Vec<_> = futures::future::join_all((0..4).map(|n| {
+        let nginx = nginx.clone();
+        async move { nginx.ask(&format!("long{n}"), prompt).await }
+    }))
+    .await;
+    let by =
+        |answer: &reqwest::Response| answer.headers()["x-tabproxy-instance"].to_str().unwrap().to_owned();
+    assert!(long.iter().all(|it| it.status() == 200 && !by(it).is_empty()));
+
+    let stop = tokio_util::sync::CancellationToken::new();
+    let clients: Vec<_> = (0..6)
+        .map(|client| {
+            let (nginx, stop) = (nginx.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut ends = Vec::new();
+                while !stop.is_cancelled() {
+                    let id = format!("c{client}-{}", ends.len());
+                    let answer = nginx.ask(&id, "hello count=2 interval=1").await;
+                    let status = answer.status().as_u16();
+                    let body = answer.bytes().await;
+                    let is_whole = body.as_ref().is_ok_and(|it| it.ends_with(b"data: [DONE]\n\n"));
+                    ends.push((status, is_whole, format!("{body:?}").chars().take(200).collect::<String>()));
+                }
+                ends
+            })
+        })
+        .collect();
+    let seen =
+        |before: usize| eventually(|| rig.counters().posts_by_message_id.len(), move |it| *it >= before + 60);
+    seen(4).await;
+    kill_process(leaves.pid(), Signal::TERM).unwrap();
+    let refuses = || std::net::TcpStream::connect(leaves.addr).is_err();
+    eventually(refuses, |it| *it).await;
+    seen(rig.counters().posts_by_message_id.len()).await;
+    stop.cancel();
+    let ends: Vec<_> =
+        futures::future::join_all(clients).await.into_iter().flat_map(Result::unwrap).collect();
+    let failed: Vec<_> = ends.iter().filter(|it| !(it.0 == 200 && it.1)).collect();
+    // One request may cross the end of an idle connection, which nobody can tell from one that was sent.
+    let is_told = failed.len() <= 1 && failed.iter().all(|it| it.0 == 502);
+    assert!(is_told, "{} of {} failed: {failed:?}", failed.len(), ends.len());
+    for answer in long {
+        assert_eq!(last_text(&answer.bytes().await.unwrap()), answer_text(prompt));
+    }
+    rig.sent_once();
+}
