@@ -9,3 +9,4 @@ mod named;
 pub mod process;
 pub mod recent;
 mod rotate;
+pub mod screen;
