@@ -179,6 +179,22 @@ async fn keep_outside(browser: Browsers, app: Arc<http::App>) {
     }
 }
 
+/// Cancelled `grace` after `first`.
+fn after(first: CancellationToken, grace: Duration) -> CancellationToken {
+    if grace.is_zero() {
+        return first;
+    }
+    let then = CancellationToken::new();
+    let cancel = then.clone();
+    tokio::spawn(async move {
+        first.cancelled().await;
+        tracing::info!("not ready from now on; requests are served for {grace:?} yet");
+        tokio::time::sleep(grace).await;
+        cancel.cancel();
+    });
+    then
+}
+
 /// How often the files of keys and accounts are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -256,6 +272,7 @@ impl Server {
         };
         let mut registry = Registry::default();
         let refusals = Refusals::new(&mut registry);
+        figures::name_instance(&mut registry, config.instance.name());
         let watched = accounts.clone();
         figures::watch_accounts(&mut registry, Box::new(move || watched.figures(Instant::now())));
         if browser.count() > 1 {
@@ -267,6 +284,8 @@ impl Server {
             admission: Admission::new(config.max_inflight, config.queue, config.queue_wait),
             metrics: Metrics::new(registry),
             policy,
+            instance: config.instance.header(),
+            leaving: shutdown.clone(),
             floor: Floor::new(config.queue),
             turns: Turns::new(turns::Limits::default()),
             gate: Gate::new(keys, accounts, config.require_key, refusals),
@@ -278,10 +297,11 @@ impl Server {
             board: http::Board::default(),
             console: http::Console::new(addr, shown),
         });
+        let shutdown = after(shutdown, config.drain_grace);
         tokio::spawn(keep_outside(browser.clone(), app.clone()));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(http::console::keep_books(app.clone())));
-        tracing::info!("listening on http://{addr}");
+        tracing::info!("listening on http://{addr} as {}", config.instance.name());
         http::console::announce(&app);
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);
         let draining = browser.clone();

@@ -7,6 +7,7 @@
 mod access;
 mod browsers;
 mod cert;
+mod instance;
 mod parse;
 mod proxy;
 mod settings;
@@ -26,6 +27,7 @@ use url::Url;
 pub use access::{Cors, DEFAULT_API_TARGET, PASSWORD_HASH};
 pub use browsers::MOST_BROWSERS;
 pub use cert::pins_of;
+pub use instance::Instance;
 pub use parse::{Mistake, duration, headless, resolve, size};
 pub use proxy::{ProxyConfig, ProxyScheme, ProxyServer};
 pub use settings::Settings;
@@ -40,6 +42,8 @@ pub const INFLIGHT_LIMIT: usize = 256;
 pub struct Config {
     /// Where to serve; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// What this instance is called.
+    pub instance: Instance,
     /// The page to keep open, http or https, without user name or password.
     pub origin: Url,
     /// The browser to run; `None` to look for one.
@@ -104,6 +108,8 @@ pub struct Config {
     pub max_body: usize,
     /// How long running streams may go on after the server was told to stop.
     pub drain: Duration,
+    /// How long requests are still served before that, while `/readyz` says no already.
+    pub drain_grace: Duration,
     /// How long an event stream may be silent before a comment is put in; `None` for never.
     pub ping: Option<Duration>,
     /// How long a turn that is asked again joins its answer; `None` for never.
@@ -180,6 +186,7 @@ impl Config {
     fn defaults(origin: Url, env: &impl Fn(&str) -> Option<String>) -> Config {
         Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),
+            instance: Instance::of_host(),
             origin,
             chromium: None,
             chromium_args: Vec::new(),
@@ -215,6 +222,7 @@ impl Config {
             queue_wait: Duration::from_secs(30),
             max_body: 32 << 20,
             drain: Duration::from_secs(20),
+            drain_grace: Duration::ZERO,
             ping: Some(Duration::from_secs(4)),
             join: Some(Duration::from_secs(5 * 60)),
             snapshots: false,
@@ -245,10 +253,12 @@ impl Settings {
         let mut r = Reader { env, problems: Vec::new() };
 
         r.read("TABPROXY_LISTEN", self.listen, &mut c.listen, parse::listen);
+        r.read("TABPROXY_INSTANCE", self.instance, &mut c.instance, instance::instance);
         r.read("TABPROXY_HOSTS", self.hosts, &mut c.hosts, parse::hosts);
         r.read("TABPROXY_ALLOW_PATHS", self.allow_paths, &mut c.allow_paths, parse::paths);
         r.read("TABPROXY_ALLOW_HEADERS", self.allow_headers, &mut c.allow_headers, parse::headers);
         r.read("TABPROXY_DRAIN", self.drain, &mut c.drain, duration);
+        r.read("TABPROXY_DRAIN_GRACE", self.drain_grace, &mut c.drain_grace, duration);
         r.read("TABPROXY_PING", self.ping, &mut c.ping, parse::ping);
         r.read("TABPROXY_JOIN", self.join, &mut c.join, parse::join);
         r.read("TABPROXY_FORMAT", self.format, &mut c.snapshots, parse::format);

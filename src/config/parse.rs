@@ -314,8 +314,8 @@ const NEVER: [&str; 20] = [
     "forwarded",
 ];
 
-const NEVER_PREFIXES: [&str; 5] =
-    ["sec-", "proxy-", "x-forwarded-", "access-control-", "content-security-policy"];
+const NEVER_PREFIXES: [&str; 6] =
+    ["sec-", "proxy-", "x-forwarded-", "x-tabproxy-", "access-control-", "content-security-policy"];
 
 pub(super) fn headers(value: &str) -> Result<Vec<String>, Mistake> {
     let remedy = "list header names separated by commas, as x-request-id";
@@ -325,7 +325,8 @@ pub(super) fn headers(value: &str) -> Result<Vec<String>, Mistake> {
         })?;
         let name = name.as_str();
         if NEVER.contains(&name) || NEVER_PREFIXES.iter().any(|it| name.starts_with(it)) {
-            let what = format!("has the entry `{name}`, which never passes: it is the browser's own");
+            let what =
+                format!("has the entry `{name}`, which never passes: it is the browser's own, or tabproxy's");
             return Err(Mistake::new(what, "leave it out"));
         }
         Ok(name.to_owned())

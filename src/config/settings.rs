@@ -15,6 +15,11 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_LISTEN", hide_env_values = true, value_name = "ADDR:PORT")]
     #[arg(help_heading = "Serving")]
     pub listen: Option<String>,
+    /// What this instance is called, in the log, the metrics and the header x-tabproxy-instance of each answer:
+    /// letters, digits, dots, dashes and underscores, at most 64 [default: the host's name]
+    #[arg(long, env = "TABPROXY_INSTANCE", hide_env_values = true, value_name = "NAME")]
+    #[arg(help_heading = "Serving")]
+    pub instance: Option<String>,
     /// Names this server answers to (the Host header), separated by commas, or * for any. Loopback names and
     /// IP addresses are always answered. Example: chat.example.com,proxy [default: none besides those]
     #[arg(long, env = "TABPROXY_HOSTS", hide_env_values = true, value_name = "NAMES")]
@@ -35,6 +40,11 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_DRAIN", hide_env_values = true, value_name = "TIME")]
     #[arg(help_heading = "Serving")]
     pub drain: Option<String>,
+    /// How long requests are still served after SIGTERM, before the drain begins, while /readyz says no already:
+    /// for balancers that look at it. The same forms; at most 24h [default: 0s]
+    #[arg(long, env = "TABPROXY_DRAIN_GRACE", hide_env_values = true, value_name = "TIME")]
+    #[arg(help_heading = "Serving")]
+    pub drain_grace: Option<String>,
     /// How long an event stream may be silent before a comment line keeps it alive, for callers that accept
     /// event streams; 100ms at least, or off [default: 4s]
     #[arg(long, env = "TABPROXY_PING", hide_env_values = true, value_name = "TIME")]

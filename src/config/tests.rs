@@ -28,6 +28,7 @@ fn problem(variable: &str, value: &str) -> String {
 fn the_defaults_are_those_of_the_table() {
     let config = check(&[]).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
+    assert!(!config.instance.is_given() && !config.instance.name().is_empty());
     assert_eq!(config.origin.as_str(), "https://chat.openai.com/");
     assert_eq!(config.chromium, None);
     assert!(config.chromium_args.is_empty() && config.resolve.is_empty() && config.pins.is_empty());
@@ -41,6 +42,7 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!((config.max_inflight, config.queue, config.browsers), (90, 256, 1));
     assert_eq!(config.profiles(), std::slice::from_ref(&config.profile));
     assert_eq!((config.queue_wait, config.drain), (Duration::from_secs(30), Duration::from_secs(20)));
+    assert_eq!(config.drain_grace, Duration::ZERO);
     assert_eq!(config.max_body, 32 * 1024 * 1024);
     assert_eq!(config.ping, Some(Duration::from_secs(4)));
     assert_eq!((config.join, config.busy_waits), (Some(Duration::from_secs(300)), true));
@@ -58,6 +60,7 @@ fn the_defaults_are_those_of_the_table() {
 fn empty_is_unset() {
     let names = [
         "LISTEN",
+        "INSTANCE",
         "ORIGIN",
         "CHROMIUM",
         "CHROMIUM_ARGS",
@@ -78,6 +81,7 @@ fn empty_is_unset() {
         "QUEUE_WAIT",
         "MAX_BODY",
         "DRAIN",
+        "DRAIN_GRACE",
         "PING",
         "JOIN",
         "FORMAT",
@@ -103,7 +107,10 @@ fn empty_is_unset() {
     assert_eq!(checked(settings, &[("TABPROXY_QUEUE", "x")]).unwrap().queue, 256, "an empty flag resets");
 }
 
-const BAD: [(&str, &str, &str); 58] = [
+const BAD: [(&str, &str, &str); 61] = [
+    ("TABPROXY_INSTANCE", "two words", "tabproxy-0"),
+    ("TABPROXY_INSTANCE", "a\r\nset-cookie: b", "`\\r`"),
+    ("TABPROXY_DRAIN_GRACE", "soon", "write seconds"),
     ("TABPROXY_LISTEN", "3000", "127.0.0.1:3000"),
     ("TABPROXY_LISTEN", "example.com:80", "127.0.0.1:3000"),
     ("TABPROXY_ORIGIN", "chatgpt.com", "write https://chatgpt.com"),

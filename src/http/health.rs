@@ -27,9 +27,13 @@ pub(super) async fn alive() -> &'static str {
 }
 
 /// `/readyz`: 200 only if a request would be served now; otherwise 503 with the phase and a reason.
+///
+/// Balancers take an instance out by this, so it says no before that hurts, and not in turn with yes: from the first
+/// moment of a stop on, even while requests are served yet; and from a full queue until half of it is free (see
+/// [`Admission::is_full`](crate::admission::Admission::is_full)).
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let status = app.browser.status();
-    let busy = if app.admission.is_closed() {
+    let busy = if app.leaving.is_cancelled() || app.admission.is_closed() {
         Some("the proxy is stopping")
     } else if app.admission.is_paused() {
         Some("the operator lets nobody in for now")

@@ -9,6 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use super::metrics::PHASES;
@@ -30,6 +31,15 @@ impl Refusals {
     pub fn count(&self) {
         self.0.inc();
     }
+}
+
+/// Registers the name of this instance in `registry`, as `tabproxy_instance_info{name}`.
+///
+/// Not as a label of every figure, nor under the label `instance`: whom it scrapes is for Prometheus to say, which
+/// puts that label on, and would rename ours. Where the two are to be told together, the info joins them.
+pub fn name_instance(registry: &mut Registry, name: &str) {
+    let info = Info::new([("name", name.to_owned())]);
+    registry.register("tabproxy_instance", "Always 1; the name of this instance, in its label", info);
 }
 
 /// An account as it is at the moment of a scrape.
@@ -182,6 +192,7 @@ mod tests {
         let ask = || vec![AccountFigure { name: "work".into(), state: "resting", running: 2 }];
         watch_accounts(&mut registry, Box::new(ask));
         Refusals::new(&mut registry).count();
+        name_instance(&mut registry, "tabproxy-0");
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for line in [
@@ -189,6 +200,7 @@ mod tests {
             "tabproxy_account_state{account=\"work\",state=\"resting\"} 1",
             "tabproxy_account_running{account=\"work\"} 2",
             "tabproxy_keys_refused_total 1",
+            "tabproxy_instance_info{name=\"tabproxy-0\"} 1",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }

@@ -18,6 +18,8 @@ mod doors;
 mod faults;
 mod heartbeat;
 mod input;
+mod instances;
+mod kubernetes;
 mod layers;
 mod log;
 mod nginx;
