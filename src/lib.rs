@@ -216,9 +216,15 @@ impl Server {
         }
         let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
         let profile = ProfileLock::take(&config.profile)?;
+        let (mut registry, mut shared) = (Registry::default(), None);
         let store: Arc<dyn Store> = match &config.redis {
             None => Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)),
-            Some(server) => Arc::new(Redis::new(server)?),
+            Some(server) => {
+                let redis = Redis::new(server)?;
+                redis.register(&mut registry);
+                shared = Some(redis.health());
+                Arc::new(redis)
+            }
         };
         let index = http::chat::Index::new(store.clone());
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
@@ -269,7 +275,6 @@ impl Server {
             cors: config.cors,
             trusted_proxies: config.trusted_proxies,
         };
-        let mut registry = Registry::default();
         let refusals = Refusals::new(&mut registry);
         let watched = accounts.clone();
         figures::watch_accounts(&mut registry, Box::new(move || watched.figures(Instant::now())));
@@ -285,6 +290,7 @@ impl Server {
             admin: http::Admin::new(config.admin_password),
             relay,
             index: index.clone(),
+            shared,
             board: http::Board::default(),
             console: http::Console::new(addr, shown),
         });

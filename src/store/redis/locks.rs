@@ -10,13 +10,19 @@ use redis::Script;
 use super::Redis;
 use crate::store::{Fence, Locks, StoreError};
 
-/// Takes a free lock. One counter numbers the holders of all locks: it must not be forgotten as long as any of
-/// them may be remembered.
+/// Takes a free lock. One counter numbers the holders of all locks. It never stands behind the server's clock (in
+/// microseconds, more than locks can be taken), so that a server that has lost its data does not begin again below
+/// a fence that somebody still holds; nor does it follow a clock that is set back.
 static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-         local fence = redis.call('INCR', KEYS[2])
-         redis.call('SET', KEYS[1], fence, 'PX', ARGV[1])
+         local time = redis.call('TIME')
+         local now = time[1] * 1000000 + time[2]
+         local fence = tonumber(redis.call('GET', KEYS[2]) or 0) + 1
+         if fence < now then fence = now end
+         local text = string.format('%.0f', fence)
+         redis.call('SET', KEYS[2], text)
+         redis.call('SET', KEYS[1], text, 'PX', ARGV[1])
          return fence",
     )
 });
