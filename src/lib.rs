@@ -150,8 +150,9 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-/// So many conversations of the official API's clients are known again; the oldest are forgotten first.
-const CONVERSATIONS: u64 = 50_000;
+/// So many conversations are known again, of the official API's clients and of those whom an account was lent to;
+/// the oldest are forgotten first.
+const CONVERSATIONS: u64 = 100_000;
 
 /// Has those wait at the door that the browser would have wait where nobody sees them.
 async fn keep_outside(browser: Browser, app: Arc<http::App>) {
@@ -177,8 +178,11 @@ async fn look_again(app: Arc<http::App>) {
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
-        let app = app.clone();
-        let _ = tokio::task::spawn_blocking(move || app.gate.look()).await;
+        let looking = app.clone();
+        let _ = tokio::task::spawn_blocking(move || looking.gate.look()).await;
+        if app.shared.is_some() {
+            app.gate.accounts.refresh().await;
+        }
     }
 }
 
@@ -214,7 +218,6 @@ impl Server {
                 path.display()
             );
         }
-        let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
         let profile = ProfileLock::take(&config.profile)?;
         let (mut registry, mut shared) = (Registry::default(), None);
         let store: Arc<dyn Store> = match &config.redis {
@@ -226,6 +229,7 @@ impl Server {
                 Arc::new(redis)
             }
         };
+        let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref(), store.clone())?);
         let index = http::chat::Index::new(store.clone());
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
@@ -285,7 +289,7 @@ impl Server {
             policy,
             floor: Floor::new(config.queue),
             turns: Turns::new(turns::Limits::default()),
-            gate: Gate::new(keys, accounts, config.require_key, refusals),
+            gate: Gate::new(keys, accounts, store.clone(), config.require_key, refusals),
             signed: http::SignedIn::default(),
             admin: http::Admin::new(config.admin_password),
             relay,

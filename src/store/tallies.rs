@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+/// How long it is remembered that an account was refused.
+pub(super) const REFUSED: Duration = Duration::from_secs(3600);
+
 /// How an account is, for all instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -14,7 +17,7 @@ pub enum Standing {
     Ready,
     /// Not for so long.
     Resting(Duration),
-    /// Not until it is another one. Forgotten after a day, so that nothing is kept of what is not used any more.
+    /// Not until it is another one. Forgotten after an hour, so that nothing is kept of what is not used any more.
     Refused,
 }
 

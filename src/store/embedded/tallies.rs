@@ -11,10 +11,8 @@ use governor::{DefaultKeyedRateLimiter, RateLimiter};
 use tokio::time::Instant;
 
 use super::Embedded;
+use crate::store::tallies::REFUSED;
 use crate::store::{Lent, Loan, Quota, Standing, Tallies};
-
-/// How long it is remembered that an account was refused.
-const REFUSED: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Debug, Default)]
 struct Account {

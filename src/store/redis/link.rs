@@ -23,7 +23,7 @@ use super::explain::{self, Unfit};
 use super::{PATIENCE, PREFIX};
 use crate::config::RedisServer;
 use crate::store::StoreError;
-use crate::telemetry::shared::RedisFigures;
+use crate::telemetry::redis::RedisFigures;
 
 /// How often the server is looked at.
 const BEAT: Duration = Duration::from_secs(1);

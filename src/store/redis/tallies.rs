@@ -14,8 +14,10 @@ use tokio::sync::Notify;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::link::Link;
+use super::locks::millis;
 use super::{Redis, key};
 use crate::store::embedded::Counts;
+use crate::store::tallies::REFUSED;
 use crate::store::{Lent, Loan, Quota, Standing, Tallies};
 
 /// A loan ends after so long without a sign of life from the instance that has it.
@@ -24,8 +26,6 @@ const LOAN: Duration = Duration::from_secs(30);
 const RENEW: Duration = Duration::from_secs(10);
 /// What is known of an account is kept for so long: longer than any rest.
 const KEPT: Duration = Duration::from_secs(25 * 3600);
-/// How long it is remembered that an account was refused.
-const REFUSED: Duration = Duration::from_secs(24 * 3600);
 /// Changes that wait to be told; of more, the others learn when they try themselves.
 const MOST: usize = 10_000;
 
@@ -104,10 +104,6 @@ static COUNT: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-fn millis(it: Duration) -> u64 {
-    it.as_millis() as u64
-}
-
 /// The two keys of an account.
 fn keys(account: &str) -> [Vec<u8>; 2] {
     [key("account", account), key("loans", account)]
@@ -164,9 +160,13 @@ async fn tell(link: Arc<Link>, instance: Arc<str>, own: Counts, told: Arc<Told>)
         let done = link.call(async |connection| script.invoke_async::<u64>(connection).await).await;
         done.unwrap_or_default()
     };
+    let mut renew = tokio::time::interval(RENEW);
     loop {
-        let is_change = tokio::time::timeout(RENEW, told.wake.notified()).await.is_ok();
-        if !is_change {
+        let is_time = tokio::select! {
+            _ = renew.tick() => true,
+            () = told.wake.notified() => false,
+        };
+        if is_time {
             let loans = own.loans();
             let mut script = RENEW_LOANS.arg(millis(LOAN));
             for (account, number) in &loans {
@@ -209,7 +209,9 @@ impl Redis {
     async fn look(&self, accounts: &[&String], loan: &str) -> Option<(usize, Vec<Standing>)> {
         let mut script = LEND.arg(loan);
         script.arg(millis(LOAN)).arg(millis(KEPT));
-        accounts.iter().flat_map(|it| keys(it)).for_each(|it| drop(script.key(it)));
+        for key in accounts.iter().flat_map(|it| keys(it)) {
+            script.key(key);
+        }
         let answer: Vec<i64> = self.run(&script).await.ok()?;
         let (best, standings) = answer.split_first()?;
         let standings: Vec<_> = standings.iter().copied().map(standing).collect();
@@ -265,7 +267,9 @@ impl Tallies for Redis {
 
     fn mark(&self, account: &str, standing: Standing) {
         self.desk.own.mark(account, standing);
-        self.desk.told.change(|it| drop(it.marks.insert(account.to_owned(), standing)));
+        self.desk.told.change(|it| {
+            it.marks.insert(account.to_owned(), standing);
+        });
     }
 
     fn count(&self, name: String, quota: Quota) -> BoxFuture<'_, Result<(), Duration>> {
