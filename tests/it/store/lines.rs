@@ -32,7 +32,11 @@ async fn what_will_not_do_is_told_with_its_remedy() {
     let fine = told(&url).await;
     assert!(fine.starts_with("fine: ") && fine.contains('.'), "{fine}");
     let wrong = told(&format!("redis://:canary-wrong@{address}")).await;
-    assert!(wrong.contains(&address) && wrong.contains("refuses the password") && wrong.contains("TABPROXY_REDIS"));
+    assert!(
+        wrong.contains(&address)
+            && wrong.contains("refuses the password")
+            && wrong.contains("TABPROXY_REDIS")
+    );
     let nobody = told(&format!("redis://canary:canary@{address}")).await;
     assert!(nobody.contains("refuses the password"), "{nobody}");
     let none = told(&format!("redis://{address}")).await;
@@ -61,7 +65,8 @@ async fn what_will_not_do_is_told_with_its_remedy() {
 
     // What can be read and not written, and what is part of something larger.
     let primary = redis.address().replace(':', " ");
-    let replica = RedisProgram::with(&["--replicaof", &primary, "--masterauth", super::server::PASSWORD], false).await;
+    let replica =
+        RedisProgram::with(&["--replicaof", &primary, "--masterauth", super::server::PASSWORD], false).await;
     assert!(said(&replica.server()).await.contains("is a replica"));
     let cluster = RedisProgram::with(&["--cluster-enabled", "yes"], false).await;
     assert!(said(&cluster.server()).await.contains("is part of a cluster"));
@@ -69,7 +74,8 @@ async fn what_will_not_do_is_told_with_its_remedy() {
     let _: () = redis.command(&["ACL", "SETUSER", "canary-small", "on", ">canary", "~tabproxy:*", "+ping"]);
     let small = told(&format!("redis://canary-small:canary@{address}")).await;
     assert!(small.contains("does not let this user") && small.contains("~tabproxy:*"), "{small}");
-    let rules = ["ACL", "SETUSER", "own", "on", ">canary", "~tabproxy:*", "+@all", "-@admin", "-@dangerous", "+info"];
+    let rules =
+        ["ACL", "SETUSER", "own", "on", ">canary", "~tabproxy:*", "+@all", "-@admin", "-@dangerous", "+info"];
     let _: () = redis.command(&rules);
     assert!(told(&format!("redis://own:canary@{address}")).await.starts_with("fine: "));
     let full = RedisProgram::with(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"], false).await;
@@ -96,7 +102,16 @@ async fn it_is_spoken_to_over_tls_where_the_authority_is_known() {
     let authority = certificates(home.path());
     let file = |name: &str| home.path().join(name).display().to_string();
     let (certificate, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
-    let options = ["--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca, "--tls-auth-clients", "no"];
+    let options = [
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "no",
+    ];
     let redis = RedisProgram::with(&options, true).await;
     let stranger = said(&redis.server()).await;
     assert!(stranger.contains("not trusted") && stranger.contains("TABPROXY_REDIS_CA"), "{stranger}");
@@ -130,14 +145,21 @@ async fn a_refused_password_keeps_the_program_from_being_ready_until_it_is_right
     let answer = program.get("/readyz").await;
     assert_eq!(answer.status(), 503);
     let text = answer.text().await.unwrap();
-    assert!(text.contains("\"shared\"") && !text.contains("canary") && !text.contains(&redis.address()), "{text}");
+    assert!(
+        text.contains("\"shared\"") && !text.contains("canary") && !text.contains(&redis.address()),
+        "{text}"
+    );
     assert_eq!(program.metric("tabproxy_redis_up").await, 0.0);
 
     let _: () = redis.command(&["ACL", "SETUSER", "default", ">canary-other"]);
     program.wait_ready().await;
     assert_eq!(program.metric("tabproxy_redis_up").await, 1.0);
     let log = program.log();
-    assert_eq!(log.matches("refuses the password").count(), 1, "a line for each reason, not for each try: {log}");
+    assert_eq!(
+        log.matches("refuses the password").count(),
+        1,
+        "a line for each reason, not for each try: {log}"
+    );
     assert!(log.contains("holds what the instances share") && !log.contains("canary"), "{log}");
 }
 

@@ -16,7 +16,7 @@ use server::RedisProgram;
 
 /// Both stores, with what has to live as long as they are used.
 pub struct Both {
-    pub redis: RedisProgram,
+    _redis: RedisProgram,
     _home: TempDir,
     stores: [(&'static str, Arc<dyn Store>); 2],
 }
@@ -26,7 +26,7 @@ impl Both {
         let (redis, home) = (RedisProgram::start().await, TempDir::new().unwrap());
         let embedded = Embedded::new(home.path().join("store"), 100);
         let shared = Redis::new(&redis.server()).unwrap();
-        Both { redis, _home: home, stores: [("embedded", Arc::new(embedded)), ("Redis", Arc::new(shared))] }
+        Both { _redis: redis, _home: home, stores: [("embedded", Arc::new(embedded)), ("Redis", Arc::new(shared))] }
     }
 
     /// Each of them, with its name for messages.

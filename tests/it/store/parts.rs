@@ -117,7 +117,11 @@ async fn accounts_that_rest_or_are_refused_are_not_lent() {
         assert_eq!(which(&lent), None, "{name}");
         assert!(matches!(lent.standings[0], Standing::Resting(it) if it > LONG / 2 && it <= LONG), "{name}");
         assert_eq!((lent.standings[1], lent.standings.len()), (Standing::Refused, 2), "{name}");
-        assert_eq!(store.standings(accounts(&["c", "b"])).await, [Standing::Ready, Standing::Refused], "{name}");
+        assert_eq!(
+            store.standings(accounts(&["c", "b"])).await,
+            [Standing::Ready, Standing::Refused],
+            "{name}"
+        );
         store.mark("c", Standing::Resting(SHORT));
         until(async || which(&store.lend(accounts(&["c"])).await), "its rest is over").await;
     }
@@ -197,7 +201,10 @@ async fn while_redis_is_gone_locks_are_refused_at_once_and_counts_are_an_instanc
     let begun = Instant::now();
     let error = one.lock("b".into(), LONG).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(1), "nobody waits for what is known to be gone");
-    assert!(error.to_string().contains("cannot be reached") && !error.to_string().contains("canary"), "{error}");
+    assert!(
+        error.to_string().contains("cannot be reached") && !error.to_string().contains("canary"),
+        "{error}"
+    );
     assert!(one.get(b"k".to_vec()).await.is_err());
     assert_eq!(which(&lent), Some(0));
     assert_eq!(which(&one.lend(accounts(&["a", "b"])).await), Some(1), "a is busy here, and b is not");

@@ -82,7 +82,8 @@ impl RedisProgram {
     /// A command, and its answer.
     pub fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let server = self.server();
-        let info = redis::RedisConnectionInfo::default().set_password(server.password.unwrap().expose_secret());
+        let info =
+            redis::RedisConnectionInfo::default().set_password(server.password.unwrap().expose_secret());
         let address = redis::ConnectionAddr::Tcp(server.host, server.port);
         let info = redis::IntoConnectionInfo::into_connection_info(address).unwrap().set_redis_settings(info);
         let mut connection = redis::Client::open(info).unwrap().get_connection().unwrap();
