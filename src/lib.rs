@@ -313,6 +313,7 @@ impl Server {
             let (served, ()) = tokio::join!(serving, drain);
             draining.stop().await;
             index.settle().await;
+            accounts.settle().await;
             served
         });
         Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profile: profile })

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio_util::task::TaskTracker;
 
 use crate::error::{Fault, FaultKind};
 use crate::files::{self, FileError, Watched};
@@ -138,6 +139,7 @@ pub struct Accounts {
     all: Mutex<Vec<Arc<Account>>>,
     store: Arc<dyn Store>,
     homes: Mutex<Homes>,
+    writing: TaskTracker,
 }
 
 /// Which account each conversation was begun with: the site shows it to no other.
@@ -217,7 +219,7 @@ impl Accounts {
     pub fn open(path: Option<&Path>, store: Arc<dyn Store>) -> Result<Accounts, FileError> {
         let file = path.map(|path| Watched::open(path, make)).transpose()?;
         let all = file.iter().flat_map(|it| it.get().to_vec()).map(Account::new).collect();
-        Ok(Accounts { file, all: Mutex::new(all), store, homes: Mutex::default() })
+        Ok(Accounts { file, all: Mutex::new(all), store, homes: Mutex::default(), writing: TaskTracker::new() })
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Account>>> {
@@ -271,12 +273,18 @@ impl Accounts {
         if self.homes().keep(conversation, account) {
             let (store, key) = (self.store.clone(), key_of_home(conversation));
             let value = account.as_bytes().to_vec();
-            tokio::spawn(async move {
+            self.writing.spawn(async move {
                 if let Err(error) = store.put(key, value, HOME_LASTS).await {
                     tracing::warn!("which account a conversation belongs to is not written down: {error}");
                 }
             });
         }
+    }
+
+    /// Waits until everything is written down. Nothing may be remembered afterwards.
+    pub async fn settle(&self) {
+        self.writing.close();
+        self.writing.wait().await;
     }
 
     /// Lends the account that this conversation belongs to; `None` where that is not known, or not one of

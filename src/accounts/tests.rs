@@ -1,7 +1,7 @@
 //! Whose turn it is, who rests, and what a changed file changes.
 
 use super::*;
-use crate::store::{Embedded, Memory};
+use crate::store::Embedded;
 use tokio::time::advance;
 
 fn stored(accounts: &[(&str, &str)]) -> AccountFile {
@@ -119,11 +119,7 @@ async fn a_conversation_stays_with_its_account_also_in_the_next_program_and_few_
         assert_eq!(all.lease_in("one", &[]).await.unwrap().unwrap().name(), "b");
     }
     assert!(all.lease_in("two", &[]).await.is_none() && all.lease_in("one", &names(&["a"])).await.is_none());
-    let begun = Instant::now();
-    while kept.get(key_of_home("one")).await.unwrap().is_none() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "it is not written down");
-        tokio::task::yield_now().await;
-    }
+    all.settle().await;
     let next = Accounts { store: kept, ..accounts(&["a", "b"]) };
     next.lease(&names(&["b"])).await.unwrap().refuse();
     assert_eq!(next.lease_in("one", &[]).await.unwrap().unwrap_err(), NoAccount::Refused);
