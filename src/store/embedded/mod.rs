@@ -13,12 +13,13 @@ use std::sync::Arc;
 pub struct Embedded {
     file: memory::File,
     locks: Arc<locks::Table>,
+    answers: Arc<answers::Shelf>,
 }
 
 impl Embedded {
     /// Keeps at most `most` entries of memory in the file at `path`. Nothing is opened yet.
     pub fn new(path: PathBuf, most: u64) -> Embedded {
-        Embedded { file: memory::File::new(path, most), locks: Arc::default() }
+        Embedded { file: memory::File::new(path, most), locks: Arc::default(), answers: Arc::default() }
     }
 
     /// The one that belongs to `profile`: its file is beside it, as the saved session is.
