@@ -54,8 +54,8 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | L0 | [`error`], [`config`], [`exchange`], [`files`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
-//! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`store`], [`turns`] |
+//! | L0 | [`error`], [`config`], [`exchange`], [`files`], [`pipe`], [`flow`], [`store`], [`telemetry`], [`translate`] |
+//! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
 //! | L4 | this file, [`cli`], [`demo`], [`health`] |
@@ -105,7 +105,7 @@ use config::{Config, Hosts, SandboxMode};
 use files::FileError;
 use http::Gate;
 use prometheus_client::registry::Registry;
-use store::Embedded;
+use store::{Embedded, Redis, Store, StoreError};
 use telemetry::figures::{self, Refusals};
 use telemetry::metrics::Metrics;
 use turns::Turns;
@@ -142,6 +142,9 @@ pub enum StartError {
     /// The address cannot be had.
     #[error("cannot listen on {0}: {1}; stop what uses it, or set TABPROXY_LISTEN to another address")]
     Listen(SocketAddr, io::Error),
+    /// The store cannot be meant.
+    #[error("TABPROXY_REDIS: {0}; correct the address, or the file in TABPROXY_REDIS_CA")]
+    Store(#[from] StoreError),
     /// Something of the system is missing.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
@@ -213,7 +216,11 @@ impl Server {
         }
         let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
         let profile = ProfileLock::take(&config.profile)?;
-        let index = http::chat::Index::new(Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)));
+        let store: Arc<dyn Store> = match &config.redis {
+            None => Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)),
+            Some(server) => Arc::new(Redis::new(server)?),
+        };
+        let index = http::chat::Index::new(store.clone());
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
         let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;

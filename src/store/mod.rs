@@ -25,10 +25,26 @@ pub use memory::Memory;
 pub use redis::Redis;
 pub use tallies::Tallies;
 
+use std::time::Duration;
+
+use crate::error::{Fault, FaultKind};
+
+/// What a caller is told to wait while a store is gone.
+const RETRY: Duration = Duration::from_secs(3);
+
 /// Why something could not be kept or looked up; for the log.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StoreError(pub String);
+
+impl From<StoreError> for Fault {
+    /// For what may not be done without it.
+    fn from(error: StoreError) -> Fault {
+        let text = "The state that the instances of this service share cannot be reached just now, and without it \
+                    this turn could cross another one; nothing was sent, so try again.";
+        Fault::new(FaultKind::SharedStateLost, text).retry_after(RETRY).because(error)
+    }
+}
 
 /// All of it.
 pub trait Store: Memory + Locks + Answers + Tallies {}

@@ -13,9 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, FromRedisValue, RedisError, ScriptInvocation};
+use redis::{
+    Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisError,
+    ScriptInvocation, TlsCertificates,
+};
+use secrecy::ExposeSecret;
 
 use super::StoreError;
+use crate::config::RedisServer;
 
 /// How long an answer of Redis is waited for, and a connection to it.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -28,17 +33,16 @@ pub struct Redis {
 }
 
 impl Redis {
-    /// The store at `url`, `redis://[[user]:password@]host[:port][/db]` or `rediss://` for TLS. Nothing is
-    /// connected yet. To be called within a runtime.
+    /// The store at `server`. Nothing is connected yet. To be called within a runtime.
     ///
     /// # Errors
     /// When the address cannot be meant; the text does not repeat it.
-    pub fn new(url: &str) -> Result<Redis, StoreError> {
+    pub fn new(server: &RedisServer) -> Result<Redis, StoreError> {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(PATIENCE))
             .set_response_timeout(Some(PATIENCE))
             .set_number_of_retries(1);
-        let client = Client::open(url)?;
+        let client = client(server)?;
         let connection = ConnectionManager::new_lazy_with_config(client, config)?;
         Ok(Redis { connection, prefix: "tabproxy:".into() })
     }
@@ -55,6 +59,25 @@ impl Redis {
     async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
         Ok(script.invoke_async(&mut self.connection.clone()).await?)
     }
+}
+
+fn client(server: &RedisServer) -> Result<Client, RedisError> {
+    let mut info = RedisConnectionInfo::default().set_db(server.database.into());
+    if let Some(user) = &server.user {
+        info = info.set_username(user.as_str());
+    }
+    if let Some(password) = &server.password {
+        info = info.set_password(password.expose_secret());
+    }
+    let (host, port) = (server.host.clone(), server.port);
+    if !server.tls {
+        return Client::open(
+            ConnectionAddr::Tcp(host, port).into_connection_info()?.set_redis_settings(info),
+        );
+    }
+    let address = ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
+    let certificates = TlsCertificates { client_tls: None, root_cert: server.authorities.clone() };
+    Client::build_with_tls(address.into_connection_info()?.set_redis_settings(info), certificates)
 }
 
 impl From<RedisError> for StoreError {
