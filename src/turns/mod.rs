@@ -9,6 +9,7 @@
 //! A client that gives up too early and asks the same again would have the site answer twice. It gets the
 //! answer that is under way, or over, instead. Nothing in here sends anything or knows HTTP.
 
+mod chunks;
 pub mod floor;
 pub mod log;
 

@@ -70,12 +70,7 @@ pub(super) struct Shelf(Mutex<Books>);
 
 impl Default for Shelf {
     fn default() -> Shelf {
-        let books = Books {
-            began: Instant::now(),
-            answers: BTreeMap::new(),
-            exact: HashMap::new(),
-            last: 0,
-        };
+        let books = Books { began: Instant::now(), answers: BTreeMap::new(), exact: HashMap::new(), last: 0 };
         Shelf(books.into())
     }
 }
