@@ -30,7 +30,7 @@ pub struct Terms {
     pub lease: Duration,
     /// How long an answer is kept after the last sign of its writer.
     pub keep: Duration,
-    /// How many bytes of one answer are kept.
+    /// How many bytes of one answer are kept; beyond that the oldest pieces go, but for the first.
     pub most: usize,
 }
 

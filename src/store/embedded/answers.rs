@@ -47,11 +47,12 @@ impl Kept {
         if self.size <= most {
             return;
         }
-        while let Some(first) = self.pieces.first_entry() {
-            if self.size <= most && first.get().begins {
+        while let Some((&number, first)) = self.pieces.range(2..).next() {
+            if self.size <= most && first.begins {
                 return;
             }
-            self.size -= first.remove().bytes.len();
+            self.size -= first.bytes.len();
+            self.pieces.remove(&number);
         }
     }
 }

@@ -2,7 +2,7 @@
 //! the time of the last sign; and by name, which answer is meant.
 //!
 //! Pieces are numbered by the writer (entry `7-0` is the seventh), so that one that is sent twice is there once,
-//! and a reader sees what it has missed. All times are the server's. Every key expires.
+//! and a reader sees what it has missed. The first is kept as long as the answer. All times are the server's. Every key expires.
 
 use std::sync::LazyLock;
 
@@ -114,7 +114,7 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
          local most = tonumber(ARGV[4])
          if size > most then
            while true do
-             local first = redis.call('XRANGE', id .. ':pieces', '-', '+', 'COUNT', 1)[1]
+             local first = redis.call('XRANGE', id .. ':pieces', '2-0', '+', 'COUNT', 1)[1]
              if not first or size <= most and first[2][4] == '1' then break end
              size = size - #first[2][6]
              redis.call('XDEL', id .. ':pieces', first[1])
