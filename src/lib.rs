@@ -108,8 +108,9 @@ use prometheus_client::registry::Registry;
 use store::{Embedded, Redis, Store, StoreError};
 use telemetry::figures::{self, Refusals};
 use telemetry::metrics::Metrics;
-use turns::Turns;
+use telemetry::shared::SharedTurns;
 use turns::floor::Floor;
+use turns::{Peers, Turns};
 
 /// Why the server did not start: one line, with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -280,15 +281,23 @@ impl Server {
             trusted_proxies: config.trusted_proxies,
         };
         let refusals = Refusals::new(&mut registry);
-        let watched = accounts.clone();
+        let (watched, homes) = (accounts.clone(), accounts.clone());
         figures::watch_accounts(&mut registry, Box::new(move || watched.figures(Instant::now())));
+        let mut floor = Floor::new(config.queue);
+        let mut turns = Turns::new(turns::Limits::default());
+        if config.redis.is_some() {
+            let keep = config.join.unwrap_or_default();
+            let figures = SharedTurns::new(&mut registry);
+            let peers = Peers::new(store.clone(), config.redis_lost, keep, figures);
+            (floor, turns) = (floor.shared(peers.clone()), turns.shared(peers));
+        }
         let app = Arc::new(http::App {
             browser: browser.clone(),
             admission: Admission::new(config.max_inflight, config.queue, config.queue_wait),
             metrics: Metrics::new(registry),
             policy,
-            floor: Floor::new(config.queue),
-            turns: Turns::new(turns::Limits::default()),
+            floor,
+            turns,
             gate: Gate::new(keys, accounts, store.clone(), config.require_key, refusals),
             signed: http::SignedIn::default(),
             admin: http::Admin::new(config.admin_password),
@@ -313,7 +322,7 @@ impl Server {
             let (served, ()) = tokio::join!(serving, drain);
             draining.stop().await;
             index.settle().await;
-            accounts.settle().await;
+            homes.settle().await;
             served
         });
         Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profile: profile })

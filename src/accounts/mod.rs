@@ -219,7 +219,13 @@ impl Accounts {
     pub fn open(path: Option<&Path>, store: Arc<dyn Store>) -> Result<Accounts, FileError> {
         let file = path.map(|path| Watched::open(path, make)).transpose()?;
         let all = file.iter().flat_map(|it| it.get().to_vec()).map(Account::new).collect();
-        Ok(Accounts { file, all: Mutex::new(all), store, homes: Mutex::default(), writing: TaskTracker::new() })
+        Ok(Accounts {
+            file,
+            all: Mutex::new(all),
+            store,
+            homes: Mutex::default(),
+            writing: TaskTracker::new(),
+        })
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Account>>> {

@@ -25,7 +25,7 @@ use super::upload::{self, Upload};
 use super::{App, headers, path};
 use crate::admission::Permit;
 use crate::error::{Fault, FaultKind};
-use crate::exchange::{Exchange, PageRequest};
+use crate::exchange::{Exchange, Leaves, PageRequest};
 use crate::telemetry::metrics::Outcome;
 use crate::translate::Translate;
 
@@ -133,6 +133,7 @@ pub(super) async fn prepare(
         headers: headers::to_page(&parts.headers, &app.policy.allow_headers),
         body: upload.take_pieces(),
         keyed: caller.keyed,
+        leaves: Leaves::default(),
     };
     Ok(Prepared { request, permit, caller })
 }

@@ -11,7 +11,7 @@
 //! [`Redis`] keeps it where several instances find it. Both pass the same tests (`tests/it/store`). Whatever
 //! implements it may forget at any time, and must be bounded. It knows nothing of what it keeps.
 
-mod answers;
+pub mod answers;
 mod embedded;
 mod locks;
 mod memory;

@@ -9,3 +9,4 @@ pub mod process;
 pub mod recent;
 pub mod redis;
 mod rotate;
+pub mod shared;

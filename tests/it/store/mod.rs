@@ -26,7 +26,11 @@ impl Both {
         let (redis, home) = (RedisProgram::start().await, TempDir::new().unwrap());
         let embedded = Embedded::new(home.path().join("store"), 100);
         let shared = Redis::new(&redis.server()).unwrap();
-        Both { _redis: redis, _home: home, stores: [("embedded", Arc::new(embedded)), ("Redis", Arc::new(shared))] }
+        Both {
+            _redis: redis,
+            _home: home,
+            stores: [("embedded", Arc::new(embedded)), ("Redis", Arc::new(shared))],
+        }
     }
 
     /// Each of them, with its name for messages.
