@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tabproxy::config::RedisServer;
 use tabproxy::practice::{Practice, PracticeArgs};
 use tabproxy::store::{Memory, Redis};
@@ -78,14 +78,16 @@ async fn what_will_not_do_is_told_with_its_remedy() {
         ["ACL", "SETUSER", "own", "on", ">canary", "~tabproxy:*", "+@all", "-@admin", "-@dangerous", "+info"];
     let _: () = redis.command(&rules);
     assert!(told(&format!("redis://own:canary@{address}")).await.starts_with("fine: "));
-    let full = RedisProgram::with(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"], false).await;
-    assert!(said(&full.server()).await.contains("no memory left"));
+    let full = RedisProgram::with(&["--maxmemory", "100kb", "--maxmemory-policy", "noeviction"], false).await;
+    let line = said(&full.server()).await;
+    assert!(line.contains("no memory left"), "{line}");
 }
 
 /// An authority, and a server's certificate by it, in files.
 fn certificates(home: &std::path::Path) -> Vec<u8> {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "the authority");
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
@@ -116,7 +118,8 @@ async fn it_is_spoken_to_over_tls_where_the_authority_is_known() {
     let stranger = said(&redis.server()).await;
     assert!(stranger.contains("not trusted") && stranger.contains("TABPROXY_REDIS_CA"), "{stranger}");
     let known = RedisServer { authorities: Some(authority), ..redis.server() };
-    assert!(said(&known).await.starts_with("fine: "));
+    let line = said(&known).await;
+    assert!(line.starts_with("fine: "), "{line}");
     let store = Redis::new(&known).unwrap();
     let value = vec![7; 100_000];
     store.put(b"k".to_vec(), value.clone(), std::time::Duration::from_secs(60)).await.unwrap();
