@@ -58,7 +58,7 @@
 //! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
-//! | L4 | this file, [`cli`], [`demo`], [`health`] |
+//! | L4 | this file, [`cli`], [`demo`], [`health`], [`progress`], [`status`] |
 //!
 //! [`practice`] stands apart: it imports nothing of ours.
 
@@ -78,7 +78,9 @@ pub mod http;
 pub mod openai;
 pub mod pipe;
 pub mod practice;
+pub mod progress;
 pub mod site;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod translate;

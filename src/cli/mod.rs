@@ -5,6 +5,7 @@
 mod check;
 pub mod health;
 pub mod keys;
+pub mod status;
 
 use std::path::PathBuf;
 
@@ -67,6 +68,8 @@ pub enum Task {
     Password,
     /// Ask a running server whether it is ready; exit code 0 if so, otherwise 1, and the reason
     Health(health::HealthArgs),
+    /// Show how a running server is, live on a terminal; q leaves
+    Status(status::StatusArgs),
 }
 
 /// How the demo runs. Other options of the browser are taken from the environment, as by `serve`.

@@ -9,4 +9,5 @@ pub mod process;
 pub mod recent;
 pub mod redis;
 mod rotate;
+pub mod screen;
 pub mod shared;
