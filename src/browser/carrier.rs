@@ -130,7 +130,8 @@ impl Carrier {
         let id = inner.next.fetch_add(1, Ordering::Relaxed);
         inner.started.fetch_add(1, Ordering::Relaxed);
         let window = Window::new(CREDIT, inner.limits.exchange);
-        let pipe = Arc::new(Pipe::new(window, inner.ledger.clone(), Instant::now()));
+        let pipe = Pipe::new(window, inner.ledger.clone(), Instant::now());
+        let pipe = Arc::new(pipe.asking(request.leaves.clone()));
         lock(&inner.exchanges).insert(id, pipe.clone());
         // Checked after the insert: whoever closes the carrier ends what it finds in the table after that.
         if inner.closed.is_cancelled() || inner.out.send(Out::Request(id, request, pipe.clone())).is_err() {
@@ -265,11 +266,16 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
             FromPage::Age(micros) => {
                 read_at = now.checked_sub(Duration::from_micros(micros.into())).unwrap_or(now);
             }
-            FromPage::Got(id) => {
-                if exchanges.get(&id).is_some_and(|pipe| pipe.leave()) {
+            FromPage::Got(id) => match exchanges.get(&id).map(|pipe| pipe.leave()) {
+                Some(true) => {
                     let _ = inner.out.send(Out::Start(id));
                 }
-            }
+                Some(false) => {
+                    exchanges.remove(&id);
+                    inner.stop(id);
+                }
+                None => {}
+            },
             FromPage::Lanes(lanes) => {
                 let fewer = lanes as usize;
                 if inner.lanes.fetch_min(fewer, Ordering::Relaxed) > fewer {

@@ -16,7 +16,7 @@ use super::link::{Link, LinkError, LinkEvent, Tab, TabId};
 use super::profile;
 use super::session::{Session, SessionFile};
 use crate::error::Fault;
-use crate::exchange::PageRequest;
+use crate::exchange::{Leaves, PageRequest};
 use crate::site::challenge::{self, Verdict};
 
 /// How long the site may take to answer a fetch of its own page.
@@ -163,6 +163,7 @@ pub(super) async fn probe(carrier: &Carrier, path: String) -> Verdict {
         headers: vec![("accept".into(), "text/html,*/*;q=0.8".into())],
         body: Vec::new(),
         keyed: true, // the proxy's own
+        leaves: Leaves::default(),
     };
     let look = async {
         let mut exchange = carrier.fetch(request);

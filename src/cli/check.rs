@@ -4,7 +4,7 @@
 
 use crate::browser::profile::ProfileLock;
 use crate::config::{Problem, Settings};
-use crate::doctor::{chromium, files, instance};
+use crate::doctor::{chromium, files, instance, shared};
 
 /// What `tabproxy check` prints, and whether everything is in place: what will be used, then every mistake.
 ///
@@ -53,6 +53,15 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
         match file {
             Ok((path, count)) => line(name, &format!("{} ({count})", path.display())),
             Err(problem) => problems.push(problem),
+        }
+    }
+    if let Some(server) = &config.redis {
+        match shared::probe(server) {
+            Ok(version) => line("redis", &format!("{server} ({version})")),
+            Err((what, remedy)) => {
+                line("redis", server);
+                problems.push(problem("TABPROXY_REDIS", format!("TABPROXY_REDIS (--redis): {what}"), remedy));
+            }
         }
     }
     line("paths", &config.allow_paths.join(","));

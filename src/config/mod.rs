@@ -10,6 +10,7 @@ mod cert;
 mod instance;
 mod parse;
 mod proxy;
+mod redis;
 mod settings;
 mod shown;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use cert::pins_of;
 pub use instance::Instance;
 pub use parse::{Mistake, duration, headless, resolve, size};
 pub use proxy::{ProxyConfig, ProxyScheme, ProxyServer};
+pub use redis::{RedisServer, WhenLost};
 pub use settings::Settings;
 
 /// The page that is kept open when nobody says another.
@@ -91,6 +93,10 @@ pub struct Config {
     pub cors: Cors,
     /// Proxies in front that say who asks.
     pub trusted_proxies: Vec<IpNet>,
+    /// The Redis that several instances share; `None` for one instance alone.
+    pub redis: Option<RedisServer>,
+    /// What happens to turns while it is gone.
+    pub redis_lost: WhenLost,
     /// Where callers with an official key are served; its path ends in `/`.
     pub api_target: Url,
     /// Beginnings of header names, lower-case, that the official API is not shown.
@@ -214,6 +220,8 @@ impl Config {
                 IpNet::new_assert(Ipv4Addr::LOCALHOST.into(), 8).trunc(),
                 IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
             ],
+            redis: None,
+            redis_lost: WhenLost::default(),
             api_target: default_api_target(),
             strip_headers: Vec::new(),
             max_inflight: browsers::INFLIGHT,
@@ -280,6 +288,13 @@ impl Settings {
         r.read("TABPROXY_ADMIN_PASSWORD", self.admin_password, &mut c.admin_password, access::admin_password);
         r.read("TABPROXY_CORS", self.cors, &mut c.cors, access::cors);
         r.read("TABPROXY_TRUSTED_PROXIES", self.trusted_proxies, &mut c.trusted_proxies, access::proxies);
+        r.read("TABPROXY_REDIS", self.redis, &mut c.redis, redis::server);
+        let mut authorities = None;
+        r.read("TABPROXY_REDIS_CA", self.redis_ca, &mut authorities, redis::authorities);
+        if let Some(server) = &mut c.redis {
+            server.authorities = authorities;
+        }
+        r.read("TABPROXY_REDIS_LOST", self.redis_lost, &mut c.redis_lost, redis::when_lost);
         r.read("TABPROXY_API_TARGET", self.api_target, &mut c.api_target, access::api_target);
         r.read(
             "TABPROXY_STRIP_HEADER_PREFIX",

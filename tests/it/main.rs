@@ -39,6 +39,7 @@ mod session;
 mod shared;
 mod site;
 mod start;
+mod store;
 mod terminal;
 mod walls;
 mod ways;
