@@ -96,11 +96,12 @@ use tokio_util::sync::CancellationToken;
 use access::AccessKeys;
 use accounts::Accounts;
 use admission::Admission;
+use browser::attach::AttachSpec;
 use browser::channel::BufferLimits;
 use browser::gateway::{self, Gateway};
 use browser::launch::{self, LaunchSpec, Sandbox};
 use browser::profile::{ProfileError, ProfileLock};
-use browser::{Browser, BrowserSpec, Timing, Upkeep};
+use browser::{Browser, BrowserSpec, Source, Timing, Upkeep};
 use config::{Config, Hosts, SandboxMode};
 use files::FileError;
 use http::Gate;
@@ -194,6 +195,8 @@ impl Server {
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Server, StartError> {
         let shown = config.shown();
         let binary = match config.chromium {
+            // Nothing is started where the browser runs elsewhere.
+            _ if !config.browser_ws.is_empty() => PathBuf::new(),
             Some(path) if launch::is_program(&path) => path,
             Some(path) => return Err(StartError::NotAProgram(path)),
             None => launch::find_chromium().ok_or(StartError::NoChromium)?,
@@ -219,8 +222,13 @@ impl Server {
         let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
         let way_out = gateway::way_out(&config.proxy).await?;
         tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy));
-        let spec = BrowserSpec {
-            launch: LaunchSpec {
+        if !config.browser_ws.is_empty() && !config.unused.is_empty() {
+            let unused = config.unused.join(", ");
+            tracing::warn!("without effect on a browser that runs elsewhere (TABPROXY_BROWSER_WS): {unused}");
+        }
+        let source = match config.browser_ws.into_iter().next() {
+            Some(address) => Source::Attach(AttachSpec { address, profile: config.profile }),
+            None => Source::Launch(LaunchSpec {
                 binary,
                 profile: config.profile,
                 headless: config.headless,
@@ -234,7 +242,10 @@ impl Server {
                 pins: config.pins,
                 proxy_server: way_out.server,
                 proxy_bypass: way_out.bypass,
-            },
+            }),
+        };
+        let spec = BrowserSpec {
+            source,
             url: config.origin,
             timing: Timing::default(),
             upkeep: Upkeep {

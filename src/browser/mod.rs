@@ -5,10 +5,15 @@
 //!    │ status (watch)
 //! supervisor ──on──> State (pure) ──Action──> launch (the process), link (CDP), channel
 //! ```
+//!
+//! A browser may also run elsewhere, and be somebody else's ([`Source::Attach`]): then there is no process to
+//! watch, the channel goes over the link, and of its tabs only those that we opened are ours.
 
+pub mod attach;
 pub mod carrier;
 pub mod channel;
 pub mod child;
+mod claims;
 mod errands;
 mod faults;
 pub mod frame;
@@ -27,6 +32,7 @@ pub mod timeline;
 pub mod view;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,6 +41,7 @@ use tokio::sync::{mpsc, watch};
 use crate::error::{Fault, FaultKind, Sent};
 use crate::exchange::{Exchange, Head, PageRequest};
 use crate::site::challenge::{self, Wall};
+use attach::AttachSpec;
 use carrier::Carrier;
 use channel::BufferLimits;
 use launch::LaunchSpec;
@@ -44,11 +51,30 @@ pub use state::{Phase, Repair, Timing, Upkeep};
 use timeline::Timeline;
 use view::{Stage, View, Views, Which};
 
+/// Where a browser comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// We start it, and it is ours alone.
+    Launch(LaunchSpec),
+    /// Somebody else has started it: we open tabs of our own there and leave everything else alone.
+    Attach(AttachSpec),
+}
+
+impl Source {
+    /// The profile directory. Of a browser elsewhere only what lies beside it is ours: the saved session.
+    pub fn profile(&self) -> &Path {
+        match self {
+            Source::Launch(spec) => &spec.profile,
+            Source::Attach(spec) => &spec.profile,
+        }
+    }
+}
+
 /// What a browser needs to run.
 #[derive(Clone, Debug)]
 pub struct BrowserSpec {
-    /// How to start it.
-    pub launch: LaunchSpec,
+    /// Where it comes from.
+    pub source: Source,
     /// The page to keep open.
     pub url: url::Url,
     /// The times that its life goes by.

@@ -8,6 +8,7 @@ mod access;
 mod cert;
 mod parse;
 mod proxy;
+mod remote;
 mod settings;
 mod shown;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use access::{Cors, DEFAULT_API_TARGET, PASSWORD_HASH};
 pub use cert::pins_of;
 pub use parse::{Mistake, duration, headless, resolve, size};
 pub use proxy::{ProxyConfig, ProxyScheme, ProxyServer};
+pub use remote::BrowserAddress;
 pub use settings::Settings;
 
 /// The page that is kept open when nobody says another.
@@ -40,6 +42,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The page to keep open, http or https, without user name or password.
     pub origin: Url,
+    /// Browsers that run elsewhere; empty to start one here.
+    pub browser_ws: Vec<BrowserAddress>,
+    /// Variables that are set, and are about a browser that is started here.
+    pub unused: Vec<&'static str>,
     /// The browser to run; `None` to look for one.
     pub chromium: Option<PathBuf>,
     /// The operator's own Chromium flags.
@@ -173,6 +179,8 @@ impl Config {
         Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),
             origin,
+            browser_ws: Vec::new(),
+            unused: Vec::new(),
             chromium: None,
             chromium_args: Vec::new(),
             profile: settings::default_profile(env)
@@ -232,7 +240,7 @@ impl Settings {
         let origin = Url::parse(DEFAULT_ORIGIN).expect("the default is a URL");
         let mut config = Config::defaults(origin, env);
         let c = &mut config;
-        let mut r = Reader { env, problems: Vec::new() };
+        let mut r = Reader { env, given: Vec::new(), problems: Vec::new() };
 
         r.read("TABPROXY_LISTEN", self.listen, &mut c.listen, parse::listen);
         r.read("TABPROXY_HOSTS", self.hosts, &mut c.hosts, parse::hosts);
@@ -270,6 +278,7 @@ impl Settings {
         r.read("TABPROXY_ORIGIN", self.origin, &mut c.origin, parse::origin);
         r.read("TABPROXY_RESOLVE", self.resolve, &mut c.resolve, parse::resolve);
         r.read("TABPROXY_TRUST_CERT", self.trust_cert, &mut c.pins, cert::pins);
+        r.read("TABPROXY_BROWSER_WS", self.browser_ws, &mut c.browser_ws, remote::addresses);
         r.read("TABPROXY_CHROMIUM", self.chromium, &mut c.chromium, |value| parse::path(value).map(Some));
         r.read("TABPROXY_CHROMIUM_ARGS", self.chromium_args, &mut c.chromium_args, parse::chromium_args);
         let no_home = settings::default_profile(env).is_none();
@@ -307,6 +316,11 @@ impl Settings {
         r.read("TABPROXY_LOG_FORMAT", self.log_format, &mut c.log_format, parse::log_format);
         r.read("TABPROXY_LOG", self.log, &mut c.log, parse::log);
 
+        c.unused = r.given.iter().copied().filter(|it| remote::LOCAL_ONLY.contains(it)).collect();
+        let browsers = r.lookup("TABPROXY_BROWSERS").and_then(|it| it.trim().parse::<usize>().ok());
+        if let Some(mistake) = remote::contradiction(browsers, c.browser_ws.len()) {
+            r.problem("TABPROXY_BROWSER_WS", mistake);
+        }
         let problems = r.problems;
         (config, problems)
     }
@@ -320,6 +334,7 @@ fn default_api_target() -> Url {
 /// Reads one option after the other and collects what is wrong.
 struct Reader<'a, E> {
     env: &'a E,
+    given: Vec<&'static str>,
     problems: Vec<Problem>,
 }
 
@@ -337,6 +352,7 @@ impl<E: Fn(&str) -> Option<String>> Reader<'_, E> {
         if value.is_empty() {
             return false;
         }
+        self.given.push(variable);
         match parse(value) {
             Ok(value) => *slot = value,
             Err(mistake) => self.problem(variable, mistake),
