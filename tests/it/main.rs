@@ -13,6 +13,7 @@ mod console;
 mod deploy;
 mod devtools;
 mod doors;
+mod elsewhere;
 mod faults;
 mod heartbeat;
 mod input;

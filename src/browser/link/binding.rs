@@ -141,7 +141,7 @@ impl<T: Stream<Item = Result<Bytes, String>> + Unpin + Send + 'static> In for T 
 impl Link {
     /// As [`Link::open_carrier`], where `script` reaches us by [`BINDING`] and nothing else. `patience`: from when
     /// it runs until it has said something.
-    pub async fn open_bound_carrier(
+    pub(in crate::browser) async fn open_bound_carrier(
         &self,
         origin: &str,
         script: &str,
@@ -171,6 +171,8 @@ impl Tab {
     ) -> Result<Bound<impl Out + use<>, impl In + use<>>, LinkError> {
         // Our own browsers do not slow tabs down that nobody looks at; others are told so for this one.
         self.call(emulation::SetFocusEmulationEnabledParams::new(true)).await?;
+        // Without it documents that follow are not given the binding.
+        self.call(runtime::EnableParams {}).await?;
         self.call(runtime::AddBindingParams::new(BINDING)).await?;
         self.become_carrier(origin, "", script).await?;
         let hello = tokio::time::timeout(patience, inbox.recv()).await;
