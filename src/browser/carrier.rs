@@ -44,6 +44,7 @@ const STILL_PATIENCE: Duration = Duration::from_secs(1);
 
 struct Inner {
     generation: u64,
+    is_far: bool,
     out: mpsc::UnboundedSender<Out>,
     next: AtomicU32,
     /// Exchanges begun so far.
@@ -76,17 +77,18 @@ impl std::fmt::Debug for Carrier {
 
 impl Carrier {
     /// One whose page takes messages by `outlet` and sends by `inlet`; an error in there is the end, and its text
-    /// the cause.
+    /// the cause. `is_far`: the way there may be slow.
     pub(super) fn start(
         outlet: impl Sink<Bytes, Error: Display> + Unpin + Send + 'static,
         inlet: impl Stream<Item = Result<Bytes, String>> + Unpin + Send + 'static,
-        generation: u64,
+        (generation, is_far): (u64, bool),
         limits: BufferLimits,
         ledger: Arc<Ledger>,
     ) -> Carrier {
         let (out, commands) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             generation,
+            is_far,
             out,
             next: AtomicU32::new(1),
             started: AtomicU64::new(0),
@@ -108,6 +110,11 @@ impl Carrier {
     /// The number of this carrier, larger than that of every one before it.
     pub fn generation(&self) -> u64 {
         self.inner.generation
+    }
+
+    /// Whether the way to its page may be slow.
+    pub fn is_far(&self) -> bool {
+        self.inner.is_far
     }
 
     /// Exchanges that are running in it.

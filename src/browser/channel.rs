@@ -106,7 +106,13 @@ impl OverLink {
         O: Sink<Bytes, Error: Display> + Unpin + Send + 'static,
         I: Stream<Item = Result<Bytes, String>> + Unpin + Send + 'static,
     {
-        Carrier::start(bound.outlet, bound.inlet, generation, self.limits.clone(), self.ledger.clone())
+        Carrier::start(
+            bound.outlet,
+            bound.inlet,
+            (generation, true),
+            self.limits.clone(),
+            self.ledger.clone(),
+        )
     }
 }
 
@@ -238,7 +244,8 @@ async fn welcome(stream: TcpStream, shared: Arc<Shared>) {
             // Made of functions, not boxed: this is the hot path, and costs nothing so.
             let outlet = sink.with(|bytes: Bytes| ready(Ok::<_, tungstenite::Error>(Message::Binary(bytes))));
             let inlet = stream.filter_map(|message| ready(payload(message)));
-            let carrier = Carrier::start(outlet, inlet, expected.generation, limits, shared.ledger.clone());
+            let carrier =
+                Carrier::start(outlet, inlet, (expected.generation, false), limits, shared.ledger.clone());
             // If nobody waits any more, the handle drops here and the socket closes.
             let _ = expected.ready.send(carrier);
         }

@@ -171,6 +171,8 @@ impl Status {
 /// MiB of body. After that another page gets it.
 const TAKE_OVER: Duration = Duration::from_secs(2);
 const UPLOAD: Duration = Duration::from_millis(100);
+/// The same on a way that may be slow: 4 Mbit/s.
+const FAR_UPLOAD: Duration = Duration::from_secs(2);
 
 /// How long the beginning of an answer that may be a wall is waited for.
 const LOOK: Duration = Duration::from_secs(5);
@@ -244,7 +246,8 @@ impl Browser {
                 return Err(Fault::key_required());
             }
             let mut exchange = carrier.fetch(request.clone());
-            let patience = TAKE_OVER + UPLOAD * (request.body_len() >> 20) as u32;
+            let upload = if carrier.is_far() { FAR_UPLOAD } else { UPLOAD };
+            let patience = TAKE_OVER + upload * (request.body_len() >> 20) as u32;
             let head = match tokio::time::timeout(patience, exchange.head()).await {
                 Ok(head) => head,
                 Err(_) if exchange.withdraw() && Instant::now() >= deadline => {

@@ -52,7 +52,8 @@ async fn forty_streams_and_large_bodies_beside_them() {
     let body: Vec<u8> = (0..12 << 20).map(|at: u32| (at ^ (at >> 8)) as u8).collect();
     let mirror = rig.client.post(rig.url("/backend-api/practice/mirror")).body(body.clone()).send();
     let (whole, mirrored) = tokio::join!(streams, async { mirror.await.unwrap().bytes().await.unwrap() });
-    assert!(mirrored == body, "{} of {} bytes came back, or others", mirrored.len(), body.len());
+    let beginning = String::from_utf8_lossy(&mirrored[..mirrored.len().min(200)]);
+    assert!(mirrored == body, "{} of {} bytes came back, or others: {beginning}", mirrored.len(), body.len());
     assert_eq!(whole, [true; 40]);
     rig.sent_once();
 }
