@@ -26,6 +26,9 @@
 //! if it dies, its streams end and the next request does not wait. To spread the work gains nothing: the site's
 //! connection and the browser's network process are one for all (figures in README.md, "Reliability"). Worn out carriers are replaced the same way.
 //!
+//! A browser may also run elsewhere and be somebody else's ([`browser::Source`]): then frames travel over its
+//! DevTools, and only the tabs that we opened are ours.
+//!
 //! # The way of a request
 //!
 //! [`http`] checks Host and Origin, then who asks (`http::access`: a key opens stored [`accounts`] or the browser's own

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use tabproxy::config::{self, ProxyServer, Settings};
 
-const OPTIONS: [&str; 22] = [
+const OPTIONS: [&str; 23] = [
     "TABPROXY_LISTEN",
     "TABPROXY_HOSTS",
     "TABPROXY_ALLOW_PATHS",
@@ -15,6 +15,7 @@ const OPTIONS: [&str; 22] = [
     "TABPROXY_RESOLVE",
     "TABPROXY_CHROMIUM",
     "TABPROXY_CHROMIUM_ARGS",
+    "TABPROXY_BROWSER_WS",
     "TABPROXY_PROFILE",
     "TABPROXY_HEADLESS",
     "TABPROXY_SANDBOX",

@@ -115,6 +115,7 @@ const BAD: [(&str, &str, &str); 58] = [
     ("TABPROXY_CHROMIUM_ARGS", "--remote-debugging-port=9222", "tabproxy sets itself"),
     ("TABPROXY_HEADLESS", "maybe", "auto"),
     ("TABPROXY_SANDBOX", "maybe", "auto"),
+    ("TABPROXY_BROWSER_WS", "chrome:9222", "ws://host:port"),
     ("TABPROXY_RESOLVE", "a.test", "host=address"),
     ("TABPROXY_RESOLVE", "a.test=b.test", "host=address"),
     ("TABPROXY_RESOLVE", "a.test=127.0.0.1:0", "host=address"),
@@ -270,7 +271,7 @@ fn proxies_come_from_the_flag_then_lower_case_then_upper_case() {
 }
 
 /// Every option that `check` reads, and three that are everybody's.
-const OPTIONS: [&str; 21] = [
+const OPTIONS: [&str; 22] = [
     "TABPROXY_LISTEN",
     "TABPROXY_HOSTS",
     "TABPROXY_ALLOW_PATHS",
@@ -281,6 +282,7 @@ const OPTIONS: [&str; 21] = [
     "TABPROXY_TRUST_CERT",
     "TABPROXY_CHROMIUM",
     "TABPROXY_CHROMIUM_ARGS",
+    "TABPROXY_BROWSER_WS",
     "TABPROXY_PROFILE",
     "TABPROXY_HEADLESS",
     "TABPROXY_SANDBOX",

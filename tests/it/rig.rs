@@ -49,10 +49,18 @@ impl Rig {
 
     /// With a browser that somebody else has started, ready to serve.
     pub async fn elsewhere() -> Rig {
+        Rig::elsewhere_with(|_| {}).await
+    }
+
+    /// The same with a proxy that is set up differently.
+    pub async fn elsewhere_with(change: impl FnOnce(&mut Config)) -> Rig {
         let site = Practice::start(PracticeArgs::default()).await.unwrap();
         let foreign = Foreign::start(&site, 0).unwrap();
-        let at = foreign.address().to_owned();
-        let change = |config: &mut Config| config.browser_ws = vec![BrowserAddress::parse(&at).unwrap()];
+        let at = format!("http://{}", foreign.port());
+        let change = |config: &mut Config| {
+            config.browser_ws = vec![BrowserAddress::parse(&at).unwrap()];
+            change(config);
+        };
         let rig = Rig::beside(site, Some(foreign), change).await;
         rig.wait_ready().await;
         rig
@@ -96,6 +104,17 @@ impl Rig {
     pub async fn ask(&self, id: &str, prompt: &str) -> reqwest::Response {
         let request = self.client.post(self.url("/backend-api/conversation"));
         request.header("accept", "text/event-stream").json(&turn(id, prompt)).send().await.unwrap()
+    }
+
+    /// Five streams under way.
+    pub async fn five_streams(&self) -> Vec<reqwest::Response> {
+        let mut streams = Vec::new();
+        for n in 0..5 {
+            let mut answer = self.ask(&format!("m{n}"), "hello count=100000 interval=20").await;
+            answer.chunk().await.unwrap().unwrap();
+            streams.push(answer);
+        }
+        streams
     }
 
     /// Asks, and checks that the answer is whole.
