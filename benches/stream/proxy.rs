@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 
 use super::client::Client;
 use super::load::Fail;
+use super::shared::foreign::Foreign;
 use super::shared::procfs::processes;
 
 /// The longest that a start may take.
@@ -27,14 +28,17 @@ pub struct Home {
     dir: TempDir,
     origin: String,
     resolve: String,
+    /// The address and the process group of a browser that runs elsewhere, if any.
+    browser: Option<(String, i32)>,
 }
 
 impl Home {
     /// An empty one.
-    pub fn new(site: &Practice) -> Result<Home, Fail> {
+    pub fn new(site: &Practice, foreign: Option<&Foreign>) -> Result<Home, Fail> {
+        let browser = foreign.map(|it| (it.address().to_owned(), it.pid()));
         let dir = tempfile::tempdir()?;
         fs::write(dir.path().join("site.pem"), site.cert_pem())?;
-        Ok(Home { dir, origin: site.front_url(), resolve: site.resolve() })
+        Ok(Home { dir, origin: site.front_url(), resolve: site.resolve(), browser })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -52,6 +56,7 @@ impl Home {
 pub struct Proxy {
     child: Child,
     pid: i32,
+    foreign: Option<i32>,
     client: Client,
 }
 
@@ -77,6 +82,9 @@ impl Proxy {
             .env("TABPROXY_PROFILE", home.file("profile"))
             .env("TABPROXY_HEADLESS", "true")
             .env("TABPROXY_MAX_INFLIGHT", MAX_INFLIGHT);
+        if let Some((address, _)) = &home.browser {
+            command.env("TABPROXY_BROWSER_WS", address);
+        }
         let began = Instant::now();
         let mut child = command.spawn()?;
         let pid = child.id().ok_or("no process id")?.cast_signed();
@@ -96,7 +104,8 @@ impl Proxy {
             .await
             .map_err(|_| format!("the proxy did not get ready:\n{}", home.last_words()))??;
         let client = Client::new(http, &base);
-        Ok((Proxy { child, pid, client }, took))
+        let foreign = home.browser.as_ref().map(|it| it.1);
+        Ok((Proxy { child, pid, foreign, client }, took))
     }
 
     /// A client of it.
@@ -111,6 +120,9 @@ impl Proxy {
 
     /// The process group of its browser.
     pub fn browser_group(&self) -> Result<i32, Fail> {
+        if let Some(group) = self.foreign {
+            return Ok(group);
+        }
         let browser = processes().into_iter().find(|it| it.parent == self.pid && it.group == it.pid);
         browser.map(|it| it.group).ok_or_else(|| "the proxy has no browser".into())
     }

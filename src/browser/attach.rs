@@ -17,7 +17,7 @@ use super::session::SessionFile;
 use crate::config::BrowserAddress;
 
 /// How long the closing of our tabs may take: they are found later, too.
-const LEAVE: Duration = Duration::from_secs(1);
+const LEAVE: Duration = Duration::from_secs(2);
 
 /// A browser that runs elsewhere.
 #[derive(Clone, Debug)]

@@ -67,10 +67,7 @@ async fn a_request_that_comes_while_there_is_no_page_waits_for_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_site_cuts_is_cut_and_what_it_ends_is_ended() {
-    cuts(Rig::ready().await).await;
-}
-
-pub async fn cuts(rig: Rig) {
+    let rig = Rig::ready().await;
     let reset = rig.ask("reset", "hello count=50 interval=10 reset=5").await;
     assert!(reset.bytes().await.is_err(), "a reset never looks like an end");
     // However soon that comes, the head is there first: without one, clients would ask again.
