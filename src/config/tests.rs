@@ -102,7 +102,7 @@ fn empty_is_unset() {
     assert_eq!(checked(settings, &[("TABPROXY_QUEUE", "x")]).unwrap().queue, 256, "an empty flag resets");
 }
 
-const BAD: [(&str, &str, &str); 58] = [
+const BAD: [(&str, &str, &str); 59] = [
     ("TABPROXY_LISTEN", "3000", "127.0.0.1:3000"),
     ("TABPROXY_LISTEN", "example.com:80", "127.0.0.1:3000"),
     ("TABPROXY_ORIGIN", "chatgpt.com", "write https://chatgpt.com"),
