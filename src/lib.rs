@@ -61,7 +61,7 @@
 //! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`store`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
-//! | L4 | this file, [`cli`], [`demo`], [`health`] |
+//! | L4 | this file, [`cli`], [`demo`], [`doctor`], [`health`], [`progress`], [`status`] |
 //!
 //! [`practice`] stands apart: it imports nothing of ours.
 
@@ -72,6 +72,7 @@ pub mod browser;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod exchange;
 pub mod files;
@@ -81,7 +82,9 @@ pub mod http;
 pub mod openai;
 pub mod pipe;
 pub mod practice;
+pub mod progress;
 pub mod site;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod translate;
@@ -102,10 +105,10 @@ use admission::Admission;
 use browser::attach::AttachSpec;
 use browser::channel::BufferLimits;
 use browser::gateway::{self, Gateway};
-use browser::launch::{self, LaunchSpec, Sandbox};
+use browser::launch::{LaunchSpec, find_chromium, is_program};
 use browser::profile::{ProfileError, ProfileLock};
 use browser::{Browser, BrowserSpec, Source, Timing, Upkeep};
-use config::{Config, Hosts, SandboxMode};
+use config::{Config, Hosts};
 use files::FileError;
 use http::Gate;
 use prometheus_client::registry::Registry;
@@ -183,6 +186,11 @@ async fn look_again(app: Arc<http::App>) {
     }
 }
 
+/// Whether anybody could use somebody's sign-in.
+fn is_open(config: &Config) -> bool {
+    !config.listen.ip().is_loopback() && config.keys_file.is_none() && browser::is_signed_in(&config.profile)
+}
+
 /// A running server.
 pub struct Server {
     addr: SocketAddr,
@@ -197,17 +205,14 @@ impl Server {
     /// `shutdown`: see [`Server::finished`].
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Server, StartError> {
         let shown = config.shown();
-        let binary = match config.chromium {
+        let binary = match &config.chromium {
             // Nothing is started where the browser runs elsewhere.
             _ if !config.browser_ws.is_empty() => PathBuf::new(),
-            Some(path) if launch::is_program(&path) => path,
-            Some(path) => return Err(StartError::NotAProgram(path)),
-            None => launch::find_chromium().ok_or(StartError::NoChromium)?,
+            Some(path) if is_program(path) => path.clone(),
+            Some(path) => return Err(StartError::NotAProgram(path.clone())),
+            None => find_chromium().ok_or(StartError::NoChromium)?,
         };
-        if !config.listen.ip().is_loopback()
-            && config.keys_file.is_none()
-            && browser::is_signed_in(&config.profile)
-        {
+        if is_open(&config) {
             return Err(StartError::Open { profile: config.profile, listen: config.listen });
         }
         let keys = AccessKeys::open(config.keys_file.as_deref())?;
@@ -222,31 +227,20 @@ impl Server {
         let index = http::chat::Index::new(Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)));
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
-        let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
         let way_out = gateway::way_out(&config.proxy).await?;
-        tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy));
         if !config.browser_ws.is_empty() && !config.unused.is_empty() {
             let unused = config.unused.join(", ");
             tracing::warn!("without effect on a browser that runs elsewhere (TABPROXY_BROWSER_WS): {unused}");
         }
-        let source = match config.browser_ws.into_iter().next() {
-            Some(address) => Source::Attach(AttachSpec { address, profile: config.profile }),
-            None => Source::Launch(LaunchSpec {
-                binary,
-                profile: config.profile,
-                headless: config.headless,
-                sandbox: match config.sandbox {
-                    SandboxMode::Auto => Sandbox::Auto,
-                    SandboxMode::On => Sandbox::On,
-                    SandboxMode::Off => Sandbox::Off,
-                },
-                extra: config.chromium_args,
-                resolve: config.resolve,
-                pins: config.pins,
-                proxy_server: way_out.server,
-                proxy_bypass: way_out.bypass,
-            }),
+        let source = match config.browser_ws.first() {
+            Some(address) => {
+                let (address, profile) = (address.clone(), config.profile.clone());
+                Source::Attach(AttachSpec { address, profile })
+            }
+            None => Source::Launch(LaunchSpec::new(&config, binary, &way_out)),
         };
+        let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
+        tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy.clone()));
         let spec = BrowserSpec {
             source,
             url: config.origin,

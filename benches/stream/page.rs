@@ -38,7 +38,7 @@ impl Page {
     pub async fn start(site: &Practice) -> Result<Page, Fail> {
         let profile = tempfile::tempdir()?;
         let child = launch_spec(site, &profile)?.launch().await?;
-        let (link, events) = Link::connect(&child.address().parse()?).await?;
+        let (link, events) = Link::connect(child.address()).await?;
         let version = link.version().await?;
         let tab = link.first_tab().await?;
         let passed = site.counters().checks_passed;

@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 
 use super::client::Client;
 use super::load::Fail;
+use super::operator::{Operator, PASSWORD};
 use super::shared::foreign::Foreign;
 use super::shared::procfs::processes;
 
@@ -28,6 +29,8 @@ pub struct Home {
     dir: TempDir,
     origin: String,
     resolve: String,
+    /// The digest of the admin password.
+    password: String,
     /// The address and the process group of a browser that runs elsewhere, if any.
     browser: Option<(String, i32)>,
 }
@@ -38,7 +41,8 @@ impl Home {
         let browser = foreign.map(|it| (it.address().to_owned(), it.pid()));
         let dir = tempfile::tempdir()?;
         fs::write(dir.path().join("site.pem"), site.cert_pem())?;
-        Ok(Home { dir, origin: site.front_url(), resolve: site.resolve(), browser })
+        let password = tabproxy::access::password::hash(PASSWORD)?;
+        Ok(Home { dir, origin: site.front_url(), resolve: site.resolve(), password, browser })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -57,6 +61,8 @@ pub struct Proxy {
     child: Child,
     pid: i32,
     foreign: Option<i32>,
+    http: reqwest::Client,
+    base: String,
     client: Client,
 }
 
@@ -80,6 +86,7 @@ impl Proxy {
             .env("TABPROXY_RESOLVE", &home.resolve)
             .env("TABPROXY_TRUST_CERT", home.file("site.pem"))
             .env("TABPROXY_PROFILE", home.file("profile"))
+            .env("TABPROXY_ADMIN_PASSWORD", &home.password)
             .env("TABPROXY_HEADLESS", "true")
             .env("TABPROXY_MAX_INFLIGHT", MAX_INFLIGHT);
         if let Some((address, _)) = &home.browser {
@@ -103,14 +110,19 @@ impl Proxy {
         let took = tokio::time::timeout(START, ready)
             .await
             .map_err(|_| format!("the proxy did not get ready:\n{}", home.last_words()))??;
-        let client = Client::new(http, &base);
+        let client = Client::new(http.clone(), &base);
         let foreign = home.browser.as_ref().map(|it| it.1);
-        Ok((Proxy { child, pid, foreign, client }, took))
+        Ok((Proxy { child, pid, foreign, http, base, client }, took))
     }
 
     /// A client of it.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Somebody who opens its console.
+    pub async fn operator(&self) -> Result<Operator, Fail> {
+        Operator::look(&self.http, &self.base).await
     }
 
     /// The proxy's own process.

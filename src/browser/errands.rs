@@ -107,18 +107,13 @@ pub(super) async fn launch(spec: LaunchSpec, suspicious: bool) -> Result<Running
 async fn start(spec: &LaunchSpec) -> Result<Running, String> {
     let child = spec.launch().await.map_err(|e| e.to_string())?;
     let connect = async {
-        let (link, events) = Link::connect(&address(&child)?).await?;
+        let (link, events) = Link::connect(child.address()).await?;
         let version = link.version().await?;
         let site = link.first_tab().await?;
         Ok::<_, LinkError>((link, events, site, version))
     };
     let (link, events, site, version) = connect.await.map_err(|e| e.to_string())?;
     Ok(Running { child: Some(child), link, events, site, version, session: None, signed_in: true })
-}
-
-/// Where a browser of ours listens.
-pub(super) fn address(child: &Child) -> Result<Url, LinkError> {
-    Url::parse(child.address()).map_err(|error| LinkError::NotDevTools(error.to_string()))
 }
 
 /// Starts a browser on an empty profile, and ends it; why it does not start, if so.
@@ -143,7 +138,7 @@ pub(super) struct Relinked {
 
 /// Connects to a browser that runs, and takes over its tabs.
 pub(super) async fn relink(
-    address: Url,
+    address: String,
     site: Option<TabId>,
     carriers: Vec<(u64, TabId)>,
 ) -> Result<Relinked, String> {

@@ -24,7 +24,7 @@ pub mod link;
 mod outbox;
 pub mod profile;
 mod session;
-mod shm;
+pub mod shm;
 mod signs;
 pub mod state;
 mod supervisor;

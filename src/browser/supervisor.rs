@@ -425,7 +425,7 @@ impl Supervisor {
             // With the link all streams are gone, and whether the same browser answers again nobody knows.
             return self.apply(Event::BrowserLost("the browser does not answer".into()));
         }
-        let Some(Ok(address)) = self.child.as_ref().map(errands::address) else { return };
+        let Some(address) = self.child.as_ref().map(|it| it.address().to_owned()) else { return };
         tracing::warn!("the link to the browser is lost or silent: connecting to it again");
         self.link = None;
         let site = self.site.as_ref().map(|it| it.id().clone());

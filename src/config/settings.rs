@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-/// The options of `serve` and `check`, as given. [`Settings::check`] makes a [`super::Config`] of them.
+/// The options of `serve`, `check` and `doctor`, as given. [`Settings::check`] makes a [`super::Config`] of them.
 ///
 /// `None` and empty text both mean "not given". It has no `Debug`: a proxy's password may be in it.
 #[derive(Clone, Default, clap::Args)]

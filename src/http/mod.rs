@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! connection ──> journal ──> guard (Host, Origin) ──> cors ──> /k/KEY off, earlier names to ours (compat)
-//!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health)
+//!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health, ticks)
 //!                           ├──> /openapi.json /docs               (openapi)
 //!                           ├──> /admin/*                          (admin)
 //!                           ├──> /console                          (console)
@@ -47,6 +47,7 @@ mod server;
 mod shape;
 mod signed;
 mod throttle;
+mod ticks;
 mod upload;
 mod upstream;
 
@@ -156,6 +157,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/backend-api/conversation/{id}", any(history::handle))
         .route("/backend-api/synthesize", any(history::speech))
         .route("/healthz", get(health::alive).fallback(health::wrong_method))
+        .route("/healthz/stream", ticks::route())
         .route("/readyz", get(health::ready).fallback(health::wrong_method))
         .route("/metrics", get(health::metrics).fallback(health::wrong_method))
         .route("/openapi.json", get(openapi::json).fallback(health::wrong_method))

@@ -1,26 +1,36 @@
-//! A small memory of keys and values that outlives the program: the index of conversations is kept in it.
+//! What outlives a request and may be shared by several instances: one trait in four parts, two implementations.
 //!
-//! Whatever implements [`Store`] may forget at any time, and must be bounded. It knows nothing of what it
-//! keeps.
+//! | part | what for |
+//! |---|---|
+//! | [`Memory`] | the index of conversations: keys and values that outlive the program |
+//! | [`Locks`] | one turn at a time in each conversation |
+//! | [`Answers`] | answers under way, and over a few minutes ago, for those who ask the same again |
+//! | [`Tallies`] | stored accounts: who has them on loan, which rest; and how often an address may be wrong |
+//!
+//! [`Embedded`] keeps all of it in this process, the memory in a file of its own, and needs no server.
+//! [`Redis`] keeps it where several instances find it. Both pass the same tests (`tests/it/store`). Whatever
+//! implements it may forget at any time, and must be bounded. It knows nothing of what it keeps.
 
+mod answers;
 mod embedded;
+mod locks;
+mod memory;
+mod redis;
+mod tallies;
 
-use std::time::Duration;
-
-use futures::future::BoxFuture;
-
+pub use answers::Answers;
 pub use embedded::Embedded;
+pub use locks::{Fence, Locks};
+pub use memory::Memory;
+pub use redis::Redis;
+pub use tallies::Tallies;
 
 /// Why something could not be kept or looked up; for the log.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StoreError(pub String);
 
-/// Keys and values with an expiry.
-pub trait Store: Send + Sync {
-    /// The value of `key`, unless it is forgotten or expired.
-    fn get(&self, key: Vec<u8>) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>>;
+/// All of it.
+pub trait Store: Memory + Locks + Answers + Tallies {}
 
-    /// Keeps `value` under `key` for so long, in place of the one before.
-    fn put(&self, key: Vec<u8>, value: Vec<u8>, lasts: Duration) -> BoxFuture<'_, Result<(), StoreError>>;
-}
+impl<T: Memory + Locks + Answers + Tallies> Store for T {}

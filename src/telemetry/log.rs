@@ -5,7 +5,7 @@
 //! keeping secrets out is the duty of whoever logs. The libraries below us do not know secrets from other
 //! bytes, so nothing finer than `info` is ever taken from them.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,7 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use super::recent;
 use super::rotate::RotatingFile;
+use super::screen::{self, Ability};
 
 /// Lines that wait for a slow writer; more are lost.
 const WAITING: usize = 16 * 1024;
@@ -61,10 +62,10 @@ pub fn init(filter: &str, format: Format, file: Option<LogFile>) -> Result<LogGu
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         io::Error::new(io::ErrorKind::InvalidInput, format!("the log filter {filter:?}: {error}"))
     })?;
-    let (stdout, stdout_guard) = writer(io::stdout());
+    let (stdout, stdout_guard) = writer(screen::stdout());
     let (mut writers, mut counters) = (vec![stdout_guard], vec![stdout.error_counter()]);
     let lines = match file {
-        None => lines(stdout, format, io::stdout().is_terminal()),
+        None => lines(stdout, format, Ability::of_stdout().color),
         Some(LogFile { path, size, keep }) => {
             let (file, guard) = writer(RotatingFile::open(path, size, keep)?);
             writers.push(guard);

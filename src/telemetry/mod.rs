@@ -8,3 +8,4 @@ pub mod metrics;
 pub mod process;
 pub mod recent;
 mod rotate;
+pub mod screen;

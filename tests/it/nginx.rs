@@ -22,20 +22,20 @@ use crate::program::Program;
 use crate::rig::{PATIENCE, Rig, client, eventually, last_text, turn};
 
 /// What a test changes in the project's files.
-struct Setup<'a> {
+pub struct Setup<'a> {
     /// `TABPROXY_UPSTREAM`.
-    upstream: String,
+    pub upstream: String,
     /// `TABPROXY_RESOLVER`.
-    resolver: String,
+    pub resolver: String,
     /// The servers of the group in `pool.conf`.
-    pool: Vec<SocketAddr>,
-    changes: &'a [(&'a str, &'a str)],
+    pub pool: Vec<SocketAddr>,
+    pub changes: &'a [(&'a str, &'a str)],
     /// Names and texts of files beside the configuration, where the certificate is looked for.
-    files: &'a [(&'a str, &'a str)],
+    pub files: &'a [(&'a str, &'a str)],
 }
 
 impl Setup<'_> {
-    fn at(addr: SocketAddr) -> Setup<'static> {
+    pub fn at(addr: SocketAddr) -> Setup<'static> {
         let resolver = "127.0.0.1:9".into();
         Setup { upstream: addr.to_string(), resolver, pool: vec![addr], changes: &[], files: &[] }
     }
@@ -45,7 +45,7 @@ impl Setup<'_> {
     }
 }
 
-struct Nginx {
+pub struct Nginx {
     child: Child,
     addr: SocketAddr,
     client: reqwest::Client,
@@ -53,7 +53,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    async fn start(setup: Setup<'_>) -> Nginx {
+    pub async fn start(setup: Setup<'_>) -> Nginx {
         // Between the system's picking a port and nginx's taking it, another may.
         for _ in 0..5 {
             if let Some(nginx) = Nginx::try_start(&setup).await {
@@ -120,7 +120,7 @@ impl Nginx {
         }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 

@@ -115,8 +115,9 @@ pub struct Link {
 impl Link {
     /// Connects to a browser of ours, at its `ws://…/devtools/browser/…` address. Events come out of the
     /// receiver, `Lost` last.
-    pub async fn connect(address: &Url) -> Result<(Link, mpsc::UnboundedReceiver<LinkEvent>), LinkError> {
-        Link::connect_as(address, None).await
+    pub async fn connect(address: &str) -> Result<(Link, mpsc::UnboundedReceiver<LinkEvent>), LinkError> {
+        let address = Url::parse(address).map_err(|error| LinkError::NotDevTools(error.to_string()))?;
+        Link::connect_as(&address, None).await
     }
 
     /// The same, to a browser that somebody else started: what we open there is noted in `claims`.

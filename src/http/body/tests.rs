@@ -81,6 +81,7 @@ impl Bench {
             places: 1,
             queued: 0,
             buffered: 0,
+            events: 0,
             browser: None,
             browser_group: None,
         });

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::openai::history::Key;
 use crate::site::request::Place;
-use crate::store::Store;
+use crate::store::Memory;
 
 /// A conversation that nobody goes on with for so long is forgotten.
 const LASTS: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -24,14 +24,14 @@ const MOST_PENDING: usize = 10_000;
 /// The index; clones are the same one.
 #[derive(Clone)]
 pub struct Index {
-    store: Arc<dyn Store>,
+    store: Arc<dyn Memory>,
     pending: Arc<Mutex<HashMap<Key, Place>>>,
     writing: TaskTracker,
 }
 
 impl Index {
     /// An index that is kept in `store`.
-    pub fn new(store: Arc<dyn Store>) -> Index {
+    pub fn new(store: Arc<dyn Memory>) -> Index {
         Index { store, pending: Arc::default(), writing: TaskTracker::new() }
     }
 
@@ -109,7 +109,7 @@ mod tests {
 
     struct Stuck;
 
-    impl Store for Stuck {
+    impl Memory for Stuck {
         fn get(&self, _: Vec<u8>) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>> {
             pending().boxed()
         }

@@ -1,4 +1,4 @@
-//! The store in a file of its own (redb), which only its owner may read.
+//! Keys and values in a file of its own (redb), which only its owner may read.
 //!
 //! The file is opened at the first use. One that is damaged is set aside and a new one begun: what is in it
 //! can be done without. So is a file that cannot be had at all: then everything is kept in memory, and a line
@@ -15,7 +15,8 @@ use futures::future::BoxFuture;
 use redb::backends::InMemoryBackend;
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::{Store, StoreError};
+use super::Embedded;
+use crate::store::{Memory, StoreError};
 
 /// Number of its entry, Unix seconds of its expiry, value.
 type Entry = (u64, u64, &'static [u8]);
@@ -28,26 +29,19 @@ const CACHE: usize = 4 << 20;
 /// Larger keys and values are not kept, in bytes.
 const LARGEST: usize = 64 * 1024;
 
-/// A store in a file; clones are the same one.
+/// A file of them; clones are the same one.
 #[derive(Clone)]
-pub struct Embedded {
+pub(super) struct File {
     path: PathBuf,
     most: u64,
     /// `None` before the first use, and after a failure.
     open: Arc<Mutex<Option<Database>>>,
 }
 
-impl Embedded {
+impl File {
     /// Keeps at most `most` entries in the file at `path`. Nothing is opened yet.
-    pub fn new(path: PathBuf, most: u64) -> Embedded {
-        Embedded { path, most: most.max(1), open: Arc::default() }
-    }
-
-    /// The one that belongs to `profile`: beside it, as the saved session is.
-    pub fn beside(profile: &Path, most: u64) -> Embedded {
-        let mut name = profile.file_name().unwrap_or_default().to_owned();
-        name.push(".conversations.redb");
-        Embedded::new(profile.with_file_name(name), most)
+    pub(super) fn new(path: PathBuf, most: u64) -> File {
+        File { path, most: most.max(1), open: Arc::default() }
     }
 
     /// Does `work` with the open file, where blocking is allowed.
@@ -90,7 +84,7 @@ impl Embedded {
     }
 }
 
-impl Store for Embedded {
+impl Memory for Embedded {
     fn get(&self, key: Vec<u8>) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>> {
         let look = move |database: &Database| {
             let entries = database.begin_read()?.open_table(ENTRIES)?;
@@ -98,11 +92,11 @@ impl Store for Embedded {
             let entry = entry.as_ref().map(redb::AccessGuard::value);
             Ok(entry.filter(|(_, expiry, _)| *expiry > now()).map(|(_, _, value)| value.to_vec()))
         };
-        self.with(look).boxed()
+        self.file.with(look).boxed()
     }
 
     fn put(&self, key: Vec<u8>, value: Vec<u8>, lasts: Duration) -> BoxFuture<'_, Result<(), StoreError>> {
-        let most = self.most;
+        let most = self.file.most;
         if key.len() + value.len() > LARGEST {
             return async { Err(StoreError("too large to be kept".into())) }.boxed();
         }
@@ -130,7 +124,7 @@ impl Store for Embedded {
             writing.commit()?;
             Ok(())
         };
-        self.with(keep).boxed()
+        self.file.with(keep).boxed()
     }
 }
 

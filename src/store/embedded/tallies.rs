@@ -1,0 +1,6 @@
+//! Counts.
+
+use super::Embedded;
+use crate::store::Tallies;
+
+impl Tallies for Embedded {}

@@ -1,0 +1,6 @@
+//! Answers: a stream of Redis each, bounded and expiring.
+
+use super::Redis;
+use crate::store::Answers;
+
+impl Answers for Redis {}

@@ -1,0 +1,6 @@
+//! Counts.
+
+use super::Redis;
+use crate::store::Tallies;
+
+impl Tallies for Redis {}
