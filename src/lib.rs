@@ -33,7 +33,8 @@
 //!
 //! [`http`] checks Host and Origin, then who asks (`http::access`: a key opens stored [`accounts`] or the browser's own
 //! sign-in; once somebody is signed in, nothing goes into the page without one), then the path; [`admission`] gives a permit, or a place in a bounded
-//! queue; [`browser::Browser::fetch`] waits for a carrier and hands the request to it. Permit and exchange
+//! queue; [`browser::Browsers`] chooses a browser, where there are several, and [`browser::Browser::fetch`] waits for
+//! a carrier of it and hands the request to it. Permit and exchange
 //! move into the body: when the client leaves they drop, and the drop aborts the fetch in the page.
 //! The page asks for the start of each request (`browser::frame`, G and S), so that one that was handed to a
 //! dead page has provably not been sent, and may go to another. Frames of the answer are taken at once into a bounded [`pipe`], under the credit of [`flow`], so a
@@ -61,7 +62,7 @@
 //! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`store`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
-//! | L4 | this file, [`cli`], [`demo`], [`doctor`], [`health`], [`progress`], [`status`] |
+//! | L4 | this file, `specs`, [`cli`], [`demo`], [`doctor`], [`health`], [`progress`], [`status`] |
 //!
 //! [`practice`] stands apart: it imports nothing of ours.
 
@@ -84,6 +85,7 @@ pub mod pipe;
 pub mod practice;
 pub mod progress;
 pub mod site;
+mod specs;
 pub mod status;
 pub mod store;
 pub mod telemetry;
@@ -100,14 +102,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use access::AccessKeys;
-use accounts::Accounts;
+use accounts::{Accounts, Homes};
 use admission::Admission;
-use browser::attach::AttachSpec;
-use browser::channel::BufferLimits;
+use browser::Browsers;
 use browser::gateway::{self, Gateway};
-use browser::launch::{LaunchSpec, find_chromium, is_program};
+use browser::launch::{find_chromium, is_program};
 use browser::profile::{ProfileError, ProfileLock};
-use browser::{Browser, BrowserSpec, Source, Timing, Upkeep};
 use config::{Config, Hosts};
 use files::FileError;
 use http::Gate;
@@ -157,20 +157,45 @@ pub enum StartError {
 /// So many conversations of the official API's clients are known again; the oldest are forgotten first.
 const CONVERSATIONS: u64 = 50_000;
 
-/// Has those wait at the door that the browser would have wait where nobody sees them.
-async fn keep_outside(browser: Browser, app: Arc<http::App>) {
+/// Has those wait at the door that the browsers would have wait where nobody sees them.
+async fn keep_outside(browser: Browsers, app: Arc<http::App>) {
     let mut status = browser.watch();
     loop {
-        let lanes = status.borrow_and_update().lanes.unwrap_or(usize::MAX);
-        let narrow = async {
-            app.admission.narrow(lanes).await;
-            std::future::pending::<()>().await;
+        status.borrow_and_update();
+        let room = browser.room();
+        // One that has begun to wait for places keeps its turn until there is another number.
+        let mut another = std::pin::pin!(async {
+            while browser.room() == room {
+                if status.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        });
+        let goes_on = tokio::select! {
+            goes_on = &mut another => goes_on,
+            () = app.admission.narrow(room) => another.await,
         };
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            () = narrow => {}
+        if !goes_on {
+            return;
         }
     }
+}
+
+/// Cancelled `grace` after `first`.
+fn after(first: CancellationToken, grace: Duration) -> CancellationToken {
+    if grace.is_zero() {
+        return first;
+    }
+    let then = CancellationToken::new();
+    let cancel = then.clone();
+    tokio::spawn(async move {
+        first.cancelled().await;
+        tracing::info!("not ready from now on; requests are served for {grace:?} yet");
+        tokio::time::sleep(grace).await;
+        cancel.cancel();
+    });
+    then
 }
 
 /// How often the files of keys and accounts are looked at.
@@ -186,18 +211,19 @@ async fn look_again(app: Arc<http::App>) {
     }
 }
 
-/// Whether anybody could use somebody's sign-in.
-fn is_open(config: &Config) -> bool {
-    !config.listen.ip().is_loopback() && config.keys_file.is_none() && browser::is_signed_in(&config.profile)
+/// A profile whose sign-in anybody could use.
+fn open_to_all(config: &Config) -> Option<PathBuf> {
+    let is_reachable = !config.listen.ip().is_loopback() && config.keys_file.is_none();
+    config.profiles().into_iter().find(|it| is_reachable && browser::is_signed_in(it))
 }
 
 /// A running server.
 pub struct Server {
     addr: SocketAddr,
-    browser: Browser,
+    browser: Browsers,
     serving: JoinHandle<io::Result<()>>,
     _gateways: Vec<Gateway>,
-    _profile: ProfileLock,
+    _profiles: Vec<ProfileLock>,
 }
 
 impl Server {
@@ -205,15 +231,16 @@ impl Server {
     /// `shutdown`: see [`Server::finished`].
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Server, StartError> {
         let shown = config.shown();
-        let binary = match &config.chromium {
+        let profiles = config.profiles();
+        let binary = match config.chromium.clone() {
             // Nothing is started where the browser runs elsewhere.
             _ if !config.browser_ws.is_empty() => PathBuf::new(),
-            Some(path) if is_program(path) => path.clone(),
-            Some(path) => return Err(StartError::NotAProgram(path.clone())),
+            Some(path) if is_program(&path) => path,
+            Some(path) => return Err(StartError::NotAProgram(path)),
             None => find_chromium().ok_or(StartError::NoChromium)?,
         };
-        if is_open(&config) {
-            return Err(StartError::Open { profile: config.profile, listen: config.listen });
+        if let Some(profile) = open_to_all(&config) {
+            return Err(StartError::Open { profile, listen: config.listen });
         }
         let keys = AccessKeys::open(config.keys_file.as_deref())?;
         if let Some(path) = config.keys_file.as_deref().filter(|it| !it.exists()) {
@@ -223,7 +250,7 @@ impl Server {
             );
         }
         let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
-        let profile = ProfileLock::take(&config.profile)?;
+        let profiles = profiles.iter().map(|it| ProfileLock::take(it)).collect::<Result<Vec<_>, _>>()?;
         let index = http::chat::Index::new(Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)));
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
@@ -232,28 +259,10 @@ impl Server {
             let unused = config.unused.join(", ");
             tracing::warn!("without effect on a browser that runs elsewhere (TABPROXY_BROWSER_WS): {unused}");
         }
-        let source = match config.browser_ws.first() {
-            Some(address) => {
-                let (address, profile) = (address.clone(), config.profile.clone());
-                Source::Attach(AttachSpec { address, profile })
-            }
-            None => Source::Launch(LaunchSpec::new(&config, binary, &way_out)),
-        };
+        let specs = specs::of(&config, binary, &way_out);
         let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
         tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy.clone()));
-        let spec = BrowserSpec {
-            source,
-            url: config.origin,
-            timing: Timing::default(),
-            upkeep: Upkeep {
-                carriers: config.carriers,
-                exchanges: config.page_exchanges,
-                age: config.page_age,
-                memory: config.page_memory as u64,
-            },
-            buffers: BufferLimits::default(),
-        };
-        let browser = Browser::start(spec).await?;
+        let browser = Browsers::start(specs, config.browser_inflight).await?;
         let policy = http::Policy {
             allow_paths: config.allow_paths,
             allow_headers: config.allow_headers,
@@ -272,27 +281,36 @@ impl Server {
         };
         let mut registry = Registry::default();
         let refusals = Refusals::new(&mut registry);
+        figures::name_instance(&mut registry, config.instance.name());
         let watched = accounts.clone();
         figures::watch_accounts(&mut registry, Box::new(move || watched.figures(Instant::now())));
+        if browser.count() > 1 {
+            let watched = browser.clone();
+            figures::watch_browsers(&mut registry, move || watched.figures());
+        }
         let app = Arc::new(http::App {
             browser: browser.clone(),
             admission: Admission::new(config.max_inflight, config.queue, config.queue_wait),
             metrics: Metrics::new(registry),
             policy,
+            instance: config.instance.header(),
+            leaving: shutdown.clone(),
             floor: Floor::new(config.queue),
             turns: Turns::new(turns::Limits::default()),
             gate: Gate::new(keys, accounts, config.require_key, refusals),
-            signed: http::SignedIn::default(),
+            homes: Arc::<Homes<usize>>::default(),
+            signed: http::SignedIn::new(browser.count()),
             admin: http::Admin::new(config.admin_password),
             relay,
             index: index.clone(),
             board: http::Board::default(),
             console: http::Console::new(addr, shown),
         });
+        let shutdown = after(shutdown, config.drain_grace);
         tokio::spawn(keep_outside(browser.clone(), app.clone()));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(http::console::keep_books(app.clone())));
-        tracing::info!("listening on http://{addr}");
+        tracing::info!("listening on http://{addr} as {}", config.instance.name());
         http::console::announce(&app);
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);
         let draining = browser.clone();
@@ -306,7 +324,7 @@ impl Server {
             index.settle().await;
             served
         });
-        Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profile: profile })
+        Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profiles: profiles })
     }
 
     /// Where it listens.
@@ -314,8 +332,8 @@ impl Server {
         self.addr
     }
 
-    /// Its browser.
-    pub fn browser(&self) -> &Browser {
+    /// Its browser, or several as one.
+    pub fn browser(&self) -> &Browsers {
         &self.browser
     }
 

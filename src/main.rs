@@ -56,7 +56,7 @@ async fn run(cli: Cli) -> ExitCode {
             Err(problem) => fail(&[problem]),
         },
         Task::Demo(demo) => {
-            let _log = log::init("warn", log::Format::Text, None);
+            let _log = log::init("warn", log::Format::Text, None, None);
             match tabproxy::demo::run(demo, &env, on_signal()).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&[error]),
@@ -115,7 +115,7 @@ async fn serve(config: Config) -> ExitCode {
         size: config.log_size as u64,
         keep: config.log_keep,
     });
-    let _log = match log::init(&config.log, config.log_format, file) {
+    let _log = match log::init(&config.log, config.log_format, Some(&config.instance), file) {
         Ok(guard) => guard,
         Err(error) => {
             return fail(&[format!("{error}; set TABPROXY_LOG_FILE to a file that can be written")]);
@@ -129,7 +129,7 @@ async fn serve(config: Config) -> ExitCode {
         Ok(server) => server,
         Err(error) => return fail(&[error]),
     };
-    let door = Door { addr: tabproxy::health::here(server.addr()), has_console, wants_key };
+    let door = Door { addr: tabproxy::health::reachable(server.addr()), has_console, wants_key };
     let _progress = shows.then(|| tabproxy::progress::show(server.browser(), door, began, ability));
     match server.finished().await {
         Ok(()) => ExitCode::SUCCESS,

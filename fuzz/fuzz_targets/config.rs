@@ -23,6 +23,7 @@ const OPTIONS: [&str; 23] = [
     "HTTP_PROXY",
     "ALL_PROXY",
     "NO_PROXY",
+    "TABPROXY_BROWSERS",
     "TABPROXY_MAX_INFLIGHT",
     "TABPROXY_QUEUE",
     "TABPROXY_QUEUE_WAIT",
@@ -41,7 +42,7 @@ fuzz_target!(|input: (u8, String)| {
     };
     match Settings::default().check(&env) {
         Ok(config) => {
-            assert!((1..=config::INFLIGHT_LIMIT).contains(&config.max_inflight));
+            assert!((1..=config::INFLIGHT_LIMIT * config.browsers).contains(&config.max_inflight));
             assert!(config.max_body > 0 && config.profile.is_absolute());
             assert!(config.allow_paths.iter().all(|it| it.starts_with('/') && !it.starts_with("//")));
             assert!(matches!(config.origin.scheme(), "http" | "https"));

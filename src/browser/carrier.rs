@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures::{Sink, Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument;
 
 use super::channel::{BufferLimits, CREDIT};
 use super::faults::{self, Redirects};
@@ -102,7 +103,7 @@ impl Carrier {
             limits,
             ledger,
         });
-        tokio::spawn(serve(inner.clone(), outlet, inlet, commands));
+        tokio::spawn(serve(inner.clone(), outlet, inlet, commands).in_current_span());
         let close = Arc::new(inner.closed.clone().drop_guard());
         Carrier { inner, _close: close }
     }

@@ -41,8 +41,9 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
         line("window", &if config.headless { "none (headless)" } else { "shown" });
     }
     if !wrong(&problems, "TABPROXY_PROFILE") {
-        line("profile", &config.profile.display());
-        if let Err(error) = ProfileLock::take(&config.profile) {
+        for profile in config.profiles() {
+            line("profile", &profile.display());
+            let Err(error) = ProfileLock::take(&profile) else { continue };
             let (what, remedy) = files::told(&error);
             problems.push(problem(
                 "TABPROXY_PROFILE",

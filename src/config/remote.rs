@@ -7,6 +7,7 @@ use std::fmt;
 
 use url::Url;
 
+use super::browsers::MOST_BROWSERS;
 use super::parse::{Mistake, list};
 
 const REMEDY: &str = "write it as ws://host:port/path, wss://…, or http://host:port to have the browser asked for \
@@ -85,7 +86,14 @@ pub(super) fn contradiction(browsers: Option<usize>, addresses: usize) -> Option
 }
 
 pub(super) fn addresses(value: &str) -> Result<Vec<BrowserAddress>, Mistake> {
-    list(value).map(BrowserAddress::parse).collect()
+    let all = list(value).map(BrowserAddress::parse).collect::<Result<Vec<_>, _>>()?;
+    match all.len() {
+        0..=MOST_BROWSERS => Ok(all),
+        number => Err(Mistake::new(
+            format!("names {number} browsers"),
+            format!("name at most {MOST_BROWSERS}; start another tabproxy for the others"),
+        )),
+    }
 }
 
 #[cfg(test)]

@@ -15,9 +15,12 @@ use crate::browser::profile::{ProfileError, ProfileLock};
 use crate::config::{Config, Problem};
 use crate::files::FileError;
 
-/// The profile's lock, taken for a moment.
+/// The lock of each profile, taken for a moment: the worst of them.
 pub fn lock(config: &Config, running: &Running) -> Finding {
-    judge_lock(ProfileLock::take(&config.profile).map(drop), &config.profile, running)
+    let judge = |profile: &PathBuf| judge_lock(ProfileLock::take(profile).map(drop), profile, running);
+    let all = config.profiles();
+    let worst = all.iter().map(judge).reduce(|worst, it| if it.state > worst.state { it } else { worst });
+    worst.unwrap_or_else(|| Finding::green("profile", "none is needed"))
 }
 
 fn judge_lock(taken: Result<(), ProfileError>, profile: &Path, running: &Running) -> Finding {

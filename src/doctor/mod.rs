@@ -208,10 +208,10 @@ fn judge_settings(config: &Config, problems: &[Problem]) -> Vec<Finding> {
     if !problems.is_empty() {
         return problems.iter().map(|it| Finding::of(NAME, it)).collect();
     }
-    if crate::is_open(config) {
+    if let Some(profile) = crate::open_to_all(config) {
         let text = format!(
             "the profile {} is signed in, and {} can be reached from elsewhere",
-            config.profile.display(),
+            profile.display(),
             config.listen
         );
         let remedy = "make an access key with `tabproxy key new --keys-file FILE` and set TABPROXY_KEYS_FILE=FILE, or \

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use super::App;
 use super::reply::{self, Asked};
 use crate::browser::timeline::Timeline;
-use crate::browser::{Phase, Status};
+use crate::browser::{Browser, Phase, Status};
 use crate::error::{Fault, FaultKind};
+use crate::telemetry::figures::BrowserFigure;
 use crate::telemetry::metrics::{CONTENT_TYPE, Sample};
 
 /// So many phases of the past are told, of the last so many that there were.
@@ -26,9 +27,13 @@ pub(super) async fn alive() -> &'static str {
 }
 
 /// `/readyz`: 200 only if a request would be served now; otherwise 503 with the phase and a reason.
+///
+/// Balancers take an instance out by this, so it says no before that hurts, and not in turn with yes: from the first
+/// moment of a stop on, even while requests are served yet; and from a full queue until half of it is free (see
+/// [`Admission::is_full`](crate::admission::Admission::is_full)).
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     let status = app.browser.status();
-    let busy = if app.admission.is_closed() {
+    let busy = if app.leaving.is_cancelled() || app.admission.is_closed() {
         Some("the proxy is stopping")
     } else if app.admission.is_paused() {
         Some("the operator lets nobody in for now")
@@ -38,20 +43,25 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         None
     };
     let is_ready = status.is_ready() && busy.is_none();
-    let (timeline, phase) = (app.browser.timeline(), status.phase.name());
+    let phase = status.phase.name();
+    // With several browsers, of all of them.
+    let timelines: Vec<_> = app.browser.iter().map(Browser::timeline).collect();
     let mut answer = json!({
         "ready": is_ready,
         "phase": phase,
         "since_seconds": status.since.elapsed().as_secs(),
-        "before": before(timeline, SystemTime::now()),
+        "before": before(&timelines, SystemTime::now()),
         "running": app.admission.running(),
         "places": app.admission.places(),
         "queued": app.admission.queued(),
     });
+    if app.browser.count() > 1 {
+        answer["browsers"] = app.browser.figures().iter().map(|it| of_one(&app, it)).collect();
+    }
     if is_ready {
         return Json(answer).into_response();
     }
-    if let Some(usual) = timeline.usual(phase) {
+    if let Some(usual) = timelines.iter().filter_map(|it| it.usual(phase)).max() {
         answer["usual_seconds"] = tenths(usual).into();
     }
     answer["reason"] = busy.unwrap_or(&status.reason).into();
@@ -61,10 +71,25 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     response
 }
 
+/// One of several browsers.
+fn of_one(app: &App, it: &BrowserFigure) -> Value {
+    let status = app.browser.get(it.number - 1).map(Browser::status);
+    json!({
+        "browser": it.number,
+        "ready": it.up,
+        "phase": it.phase,
+        "reason": status.as_ref().map(|it| it.reason.as_str()),
+        "since_seconds": status.as_ref().map(|it| it.since.elapsed().as_secs()),
+        "running": it.running,
+    })
+}
+
 /// The last phases, newest first, but for the ones in which all was well. Without their reasons, which are the
 /// operator's business once they are over.
-fn before(timeline: &Timeline, now: SystemTime) -> Vec<Value> {
-    let past = timeline.last(LOOKED_AT).into_iter().filter(|it| it.phase != "ready");
+fn before(timelines: &[&Timeline], now: SystemTime) -> Vec<Value> {
+    let mut past: Vec<_> = timelines.iter().flat_map(|it| it.last(LOOKED_AT)).collect();
+    past.sort_by_key(|it| std::cmp::Reverse(it.at));
+    let past = past.into_iter().filter(|it| it.phase != "ready");
     let past = past.filter_map(|it| {
         let (lasted, ago) = (it.lasted?, now.duration_since(it.at).unwrap_or_default());
         Some(json!({"phase": it.phase, "seconds": tenths(lasted), "ago_seconds": ago.as_secs()}))
@@ -107,7 +132,7 @@ fn sample(status: &Status, app: &App) -> Sample {
         buffered: status.buffered,
         events: app.board.events(),
         browser: status.version.clone(),
-        browser_group: status.pid,
+        browser_groups: app.browser.groups(),
     }
 }
 
@@ -133,11 +158,11 @@ mod tests {
         timeline.enter("warming", "a reason", ms(640));
         timeline.enter("ready", "a reason", ms(250));
         timeline.enter("suspect", "a reason", ms(9000));
-        let told = before(&timeline, SystemTime::now() + ms(3000));
+        let told = before(&[&timeline], SystemTime::now() + ms(3000));
         let entry = |phase, seconds| json!({"phase": phase, "seconds": seconds, "ago_seconds": 3});
         assert_eq!(told, [entry("warming", 0.3), entry("starting", 0.6)]);
         (0..9).for_each(|_| timeline.enter("backoff", "", ms(1)));
-        assert_eq!(before(&timeline, SystemTime::now()).len(), BEFORE);
+        assert_eq!(before(&[&timeline], SystemTime::now()).len(), BEFORE);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use crate::browser::Browser;
+use crate::browser::Browsers;
 use crate::telemetry::screen::{self, Ability};
 use stages::{Door, Line, Look, Stages};
 
@@ -46,7 +46,7 @@ impl Drop for Progress {
 }
 
 /// Shows on stdout, a terminal of this `ability`, how the start goes that began then.
-pub fn show(browser: &Browser, door: Door, began: Instant, ability: Ability) -> Progress {
+pub fn show(browser: &Browsers, door: Door, began: Instant, ability: Ability) -> Progress {
     let (sender, paints) = mpsc::sync_channel(WAITING);
     let (last, painted) = mpsc::channel();
     // A terminal that is halted (Ctrl-S) blocks whoever writes: that must be no thread that streams need.
@@ -58,7 +58,7 @@ pub fn show(browser: &Browser, door: Door, began: Instant, ability: Ability) -> 
     Progress { watching, painted }
 }
 
-async fn follow(browser: Browser, mut stages: Stages, ability: Ability, to: SyncSender<Paint>) {
+async fn follow(browser: Browsers, mut stages: Stages, ability: Ability, to: SyncSender<Paint>) {
     let mut status = browser.watch();
     let mut tick = tokio::time::interval(TICK);
     // What finds no room is lost, as lines of the log are.

@@ -48,7 +48,7 @@ pub async fn ask(listen: SocketAddr) -> Result<Snapshot, Unanswered> {
         async |path| health::get(listen, path).await.map_err(|error| Unanswered::Silent(error.to_string()));
     let (_, ready) = get("/readyz").await?;
     let (_, metrics) = get("/metrics").await?;
-    Snapshot::read(&ready, &metrics).map_err(|_| Unanswered::Stranger(health::here(listen)))
+    Snapshot::read(&ready, &metrics).map_err(|_| Unanswered::Stranger(health::reachable(listen)))
 }
 
 /// Writes how the server at `listen` is to `out`: lines, or one JSON object. Returns whether it is ready.
@@ -56,7 +56,7 @@ pub async fn ask(listen: SocketAddr) -> Result<Snapshot, Unanswered> {
 /// # Errors
 /// It does not answer: then a JSON object says so too. Or `out` cannot be written to.
 pub async fn once(listen: SocketAddr, as_json: bool, out: &mut impl io::Write) -> Result<bool, String> {
-    let (told, addr) = (ask(listen).await, health::here(listen));
+    let (told, addr) = (ask(listen).await, health::reachable(listen));
     let text = match &told {
         Ok(it) if as_json => format!("{}\n", json_of(it, addr)),
         Ok(it) => lines(it, addr),

@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub browser: String,
     /// Browsers started.
     pub starts: u64,
+    /// Browsers that run side by side.
+    pub browsers: u64,
     /// Carriers opened.
     pub pages: u64,
     /// Memory of the server itself, in bytes.
@@ -131,6 +133,8 @@ impl Snapshot {
             version: build("version"),
             browser: build("browser"),
             starts: value("tabproxy_browser_starts_total"),
+            // Only several of them have such a figure each.
+            browsers: all.iter().filter(|it| it.name == "tabproxy_browser_up").count().max(1) as u64,
             pages: value("tabproxy_pages_total"),
             memory: value("tabproxy_process_resident_memory_bytes"),
             browser_memory: value("tabproxy_browser_resident_memory_bytes"),
@@ -151,7 +155,7 @@ impl Snapshot {
 
     /// Browsers that had to be started after the first.
     pub fn restarts(&self) -> u64 {
-        self.starts.saturating_sub(1)
+        self.starts.saturating_sub(self.browsers)
     }
 
     /// Accounts in this state.

@@ -80,8 +80,8 @@ pub struct Sample {
     pub events: u64,
     /// The browser's name and version, once known.
     pub browser: Option<String>,
-    /// The browser's process group.
-    pub browser_group: Option<i32>,
+    /// The process group of each browser.
+    pub browser_groups: Vec<i32>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -334,7 +334,8 @@ impl Sampled {
         self.buffered.set(sample.buffered as i64);
         self.events.inner().store(sample.events, Relaxed);
         self.memory.set(process::resident() as i64);
-        self.browser_memory.set(sample.browser_group.map_or(0, process::group_memory) as i64);
+        let memory: u64 = sample.browser_groups.iter().map(|it| process::group_memory(*it)).sum();
+        self.browser_memory.set(memory as i64);
         self.descriptors.set(process::descriptors() as i64);
         self.lost_lines.inner().store(log::lost(), Relaxed);
         self.build.clear();
@@ -384,7 +385,7 @@ mod tests {
             buffered: 77,
             events: 12,
             browser: Some("Chrome/142".into()),
-            browser_group: None,
+            browser_groups: Vec::new(),
         }
     }
 

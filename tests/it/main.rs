@@ -6,6 +6,7 @@
 
 mod access;
 mod bodies;
+mod browsers;
 mod chat;
 mod clients;
 mod compat;
@@ -18,6 +19,8 @@ mod elsewhere;
 mod faults;
 mod heartbeat;
 mod input;
+mod instances;
+mod kubernetes;
 mod layers;
 mod log;
 mod nginx;

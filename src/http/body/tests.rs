@@ -83,7 +83,7 @@ impl Bench {
             buffered: 0,
             events: 0,
             browser: None,
-            browser_group: None,
+            browser_groups: Vec::new(),
         });
         let counted: Vec<_> = text
             .lines()
