@@ -26,6 +26,9 @@
 //! if it dies, its streams end and the next request does not wait. To spread the work gains nothing: the site's
 //! connection and the browser's network process are one for all (figures in README.md, "Reliability"). Worn out carriers are replaced the same way.
 //!
+//! A browser may also run elsewhere and be somebody else's ([`browser::Source`]): then frames travel over its
+//! DevTools, and only the tabs that we opened are ours.
+//!
 //! # The way of a request
 //!
 //! [`http`] checks Host and Origin, then who asks (`http::access`: a key opens stored [`accounts`] or the browser's own
@@ -238,6 +241,8 @@ impl Server {
         let shown = config.shown();
         let profiles = config.profiles();
         let binary = match config.chromium.clone() {
+            // Nothing is started where the browser runs elsewhere.
+            _ if !config.browser_ws.is_empty() => PathBuf::new(),
             Some(path) if is_program(&path) => path,
             Some(path) => return Err(StartError::NotAProgram(path)),
             None => find_chromium().ok_or(StartError::NoChromium)?,
@@ -268,6 +273,10 @@ impl Server {
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
         let way_out = gateway::way_out(&config.proxy).await?;
+        if !config.browser_ws.is_empty() && !config.unused.is_empty() {
+            let unused = config.unused.join(", ");
+            tracing::warn!("without effect on a browser that runs elsewhere (TABPROXY_BROWSER_WS): {unused}");
+        }
         let specs = specs::of(&config, binary, &way_out);
         let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
         tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy.clone()));

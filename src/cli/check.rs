@@ -23,13 +23,23 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
     if !wrong(&problems, "TABPROXY_ORIGIN") {
         line("origin", &config.origin);
     }
-    if !wrong(&problems, "TABPROXY_CHROMIUM") {
+    for address in &config.browser_ws {
+        line("browser", &format!("{address} (runs elsewhere)"));
+    }
+    if !config.browser_ws.is_empty() {
+        if !config.unused.is_empty() {
+            let unused = config.unused.join(", ");
+            line("careful", &format!("without effect on a browser that runs elsewhere: {unused}"));
+        }
+    } else if !wrong(&problems, "TABPROXY_BROWSER_WS") && !wrong(&problems, "TABPROXY_CHROMIUM") {
         match chromium::find(&config) {
             Ok((path, version)) => line("chromium", &format!("{} ({version})", path.display())),
             Err(problem) => problems.push(problem),
         }
     }
-    line("window", &if config.headless { "none (headless)" } else { "shown" });
+    if config.browser_ws.is_empty() {
+        line("window", &if config.headless { "none (headless)" } else { "shown" });
+    }
     if !wrong(&problems, "TABPROXY_PROFILE") {
         for profile in config.profiles() {
             line("profile", &profile.display());

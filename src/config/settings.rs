@@ -144,6 +144,12 @@ pub struct Settings {
     #[arg(help_heading = "The site")]
     pub trust_cert: Option<String>,
 
+    /// DevTools address of a browser that runs elsewhere, in place of one that is started here: ws://, wss://, or
+    /// http:// to have it asked. It opens tabs there and touches no others. It may hold a token: as a flag, other
+    /// users of this machine can read it. Example: ws://10.0.0.7:3000?token=SECRET [default: none]
+    #[arg(long, env = "TABPROXY_BROWSER_WS", hide_env_values = true, value_name = "URLS")]
+    #[arg(help_heading = "The browser")]
+    pub browser_ws: Option<String>,
     /// Chromium or Chrome to run [default: found on PATH and in the usual places]
     #[arg(long, env = "TABPROXY_CHROMIUM", hide_env_values = true, value_name = "FILE")]
     #[arg(help_heading = "The browser")]

@@ -65,6 +65,7 @@ impl Config {
             ("TABPROXY_ORIGIN", self.origin.origin().ascii_serialization() + self.origin.path()),
             ("TABPROXY_RESOLVE", list(self.resolve.iter().map(|(host, at)| format!("{host}={at}")))),
             ("TABPROXY_TRUST_CERT", format!("{} keys", self.pins.len())),
+            ("TABPROXY_BROWSER_WS", list(&self.browser_ws)),
             (
                 "TABPROXY_CHROMIUM",
                 self.chromium.as_deref().map_or("found".into(), |it| it.display().to_string()),

@@ -15,6 +15,7 @@ mod deploy;
 mod devtools;
 mod doctor;
 mod doors;
+mod elsewhere;
 mod faults;
 mod heartbeat;
 mod input;
