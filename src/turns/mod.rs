@@ -154,7 +154,10 @@ impl<H: Head> Turns<H> {
         let mut again = None;
         loop {
             match peers.claim(key, again).await {
-                Ok((Claimed::Mine(answer), asked)) => return Ok(self.begin_among(peers, key, answer, asked)),
+                Ok((Claimed::Mine(answer), asked)) => {
+                    self.ask_about(peers, key).await;
+                    return Ok(self.begin_among(peers, key, answer, asked));
+                }
                 Ok((Claimed::Theirs(answer), asked)) => return Ok(self.follow(peers, key, answer, asked)),
                 Ok((Claimed::Unsure(since), _)) => again = Some(since),
                 Err(error) if peers.may_be_alone(&error) => return Ok(self.join_here(key).await),
@@ -169,10 +172,30 @@ impl<H: Head> Turns<H> {
         }
     }
 
+    /// Asks the store whether it still knows what is here and could be taken over.
+    async fn ask_about(&self, peers: &Peers, key: Key) {
+        let leases: Vec<_> = {
+            let entries = self.lock();
+            let alike = entries.iter().filter(|it| it.key.is_like(key) && !it.log.is_taken());
+            alike.filter_map(|it| it.lease.clone()).collect()
+        };
+        for lease in leases {
+            if peers.note(&lease).await == Some(false) {
+                lease.lose();
+            }
+        }
+    }
+
     /// Writes an answer that the store gave to this instance, unless there is one here that the store has forgotten.
     fn begin_among(&self, peers: &Peers, key: Key, answer: Fence, asked: Duration) -> Joined<H> {
         let mut entries = self.lock();
-        if let Found::It(log) = Self::find(&mut entries, key) {
+        entries.retain(|it| !it.log.is_spent());
+        // Of what the store knows, it has said whether it can be taken over.
+        let is_forgotten = |it: &Entry<H>| it.lease.as_ref().is_none_or(|it| it.is_lost());
+        let is_it = |it: &&Entry<H>| {
+            it.key.exact == key.exact || it.key.is_like(key) && !it.log.is_taken() && is_forgotten(it)
+        };
+        if let Some(log) = entries.iter().find(is_it).map(|it| it.log.clone()) {
             peers.forget_soon(answer);
             return joined(&log);
         }

@@ -166,10 +166,11 @@ impl Peers {
         alone
     }
 
-    /// Tells the store who reads an answer here, as [`Peers::inner`]'s task does anyway, but now.
-    pub(super) async fn note(&self, lease: &Lease) {
-        let (inner, Some(note)) = (&self.inner, lease.note()) else { return };
-        let _ = inner.store.note(inner.who.clone(), vec![note], inner.terms).await;
+    /// Tells the store who reads an answer here, as is done every [`RENEW`] anyway, but now. Says whether the store
+    /// knows it, if it could be asked.
+    pub(super) async fn note(&self, lease: &Lease) -> Option<bool> {
+        let (inner, note) = (&self.inner, lease.note()?);
+        inner.store.note(inner.who.clone(), vec![note], inner.terms).await.ok()?.first().copied()
     }
 
     /// The next one who asks for this answer begins a new one.

@@ -67,7 +67,9 @@ pub(super) async fn publish<H: Head>(peers: Peers, log: Arc<Log<H>>, lease: Arc<
     let mut over = std::pin::pin!(tokio::time::sleep(peers.inner.terms.keep));
     while !log.is_spent() {
         tokio::select! {
-            _ = reading.changed() => peers.note(&lease).await,
+            _ = reading.changed() => {
+                peers.note(&lease).await;
+            }
             () = &mut over => return lease.give_up(),
         }
     }
