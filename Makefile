@@ -36,7 +36,7 @@ deps:
 	@scripts/deps.sh
 
 deps-test:
-	@scripts/deps.sh nginx systemd xvfb node python
+	@scripts/deps.sh nginx redis systemd xvfb node python
 
 # The parsers of foreign bytes against libFuzzer, each for SECONDS; needs `rustup toolchain install nightly`
 # and `cargo install cargo-fuzz`.

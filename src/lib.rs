@@ -151,8 +151,9 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-/// So many conversations of the official API's clients are known again; the oldest are forgotten first.
-const CONVERSATIONS: u64 = 50_000;
+/// So many conversations are known again, of the official API's clients and of those whom an account was lent to;
+/// the oldest are forgotten first.
+const CONVERSATIONS: u64 = 100_000;
 
 /// Has those wait at the door that the browser would have wait where nobody sees them.
 async fn keep_outside(browser: Browser, app: Arc<http::App>) {
@@ -178,8 +179,11 @@ async fn look_again(app: Arc<http::App>) {
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
-        let app = app.clone();
-        let _ = tokio::task::spawn_blocking(move || app.gate.look()).await;
+        let looking = app.clone();
+        let _ = tokio::task::spawn_blocking(move || looking.gate.look()).await;
+        if app.shared.is_some() {
+            app.gate.accounts.refresh().await;
+        }
     }
 }
 
@@ -215,12 +219,18 @@ impl Server {
                 path.display()
             );
         }
-        let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
         let profile = ProfileLock::take(&config.profile)?;
+        let (mut registry, mut shared) = (Registry::default(), None);
         let store: Arc<dyn Store> = match &config.redis {
             None => Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)),
-            Some(server) => Arc::new(Redis::new(server)?),
+            Some(server) => {
+                let redis = Redis::new(server)?;
+                redis.register(&mut registry);
+                shared = Some(redis.health());
+                Arc::new(redis)
+            }
         };
+        let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref(), store.clone())?);
         let index = http::chat::Index::new(store.clone());
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
@@ -270,7 +280,6 @@ impl Server {
             cors: config.cors,
             trusted_proxies: config.trusted_proxies,
         };
-        let mut registry = Registry::default();
         let refusals = Refusals::new(&mut registry);
         let watched = accounts.clone();
         figures::watch_accounts(&mut registry, Box::new(move || watched.figures(Instant::now())));
@@ -289,11 +298,12 @@ impl Server {
             policy,
             floor,
             turns,
-            gate: Gate::new(keys, accounts, config.require_key, refusals),
+            gate: Gate::new(keys, accounts.clone(), store.clone(), config.require_key, refusals),
             signed: http::SignedIn::default(),
             admin: http::Admin::new(config.admin_password),
             relay,
             index: index.clone(),
+            shared,
             board: http::Board::default(),
             console: http::Console::new(addr, shown),
         });
@@ -312,6 +322,7 @@ impl Server {
             let (served, ()) = tokio::join!(serving, drain);
             draining.stop().await;
             index.settle().await;
+            accounts.settle().await;
             served
         });
         Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profile: profile })

@@ -5,12 +5,14 @@
 use libfuzzer_sys::fuzz_target;
 use tabproxy::config::{self, ProxyServer, Settings};
 
-const OPTIONS: [&str; 22] = [
+const OPTIONS: [&str; 24] = [
     "TABPROXY_LISTEN",
     "TABPROXY_HOSTS",
     "TABPROXY_ALLOW_PATHS",
     "TABPROXY_ALLOW_HEADERS",
     "TABPROXY_DRAIN",
+    "TABPROXY_REDIS",
+    "TABPROXY_REDIS_LOST",
     "TABPROXY_ORIGIN",
     "TABPROXY_RESOLVE",
     "TABPROXY_CHROMIUM",

@@ -6,14 +6,15 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::access::{self, AccessKeys};
-use crate::accounts::Accounts;
+use crate::accounts;
 use crate::browser::launch::{find_chromium, is_program};
 use crate::browser::profile::ProfileLock;
-use crate::config::{Config, Problem, Settings};
+use crate::config::{Config, Problem, RedisServer, Settings};
 use crate::files::FileError;
+use crate::store::Redis;
 
 /// How long the browser may take to say its version.
 const VERSION_WAIT: Duration = Duration::from_secs(10);
@@ -80,6 +81,15 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
                 problems.push(problem(variable, format!("{variable} (--{flag}): {error}"), remedy));
             }
             None => {}
+        }
+    }
+    if let Some(server) = &config.redis {
+        match redis(server) {
+            Ok(version) => line("redis", &format!("{server} ({version})")),
+            Err((what, remedy)) => {
+                line("redis", server);
+                problems.push(problem("TABPROXY_REDIS", format!("TABPROXY_REDIS (--redis): {what}"), remedy));
+            }
         }
     }
     line("paths", &config.allow_paths.join(","));
@@ -173,13 +183,25 @@ fn version(program: &Path) -> io::Result<String> {
     }
 }
 
+/// The version of the server, or why it will not do. On a thread and a runtime of its own: whoever checks may be
+/// on one already, where nothing may wait.
+fn redis(server: &RedisServer) -> Result<String, (String, String)> {
+    let probe = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| (error.to_string(), "free some memory".to_owned()))?;
+        runtime.block_on(Redis::probe(server))
+    };
+    let crashed = || Err(("the check broke off".to_owned(), "see what it says above".to_owned()));
+    std::thread::scope(|threads| threads.spawn(probe).join().unwrap_or_else(|_| crashed()))
+}
+
 fn keys_in(path: &Path) -> Result<usize, FileError> {
     AccessKeys::open(Some(path))?;
     if path.exists() { access::list(path).map(|it| it.len()) } else { Ok(0) }
 }
 
 fn accounts_in(path: &Path) -> Result<usize, FileError> {
-    Ok(Accounts::open(Some(path))?.states(Instant::now()).len())
+    accounts::count(path)
 }
 
 /// Whether the log can be written; leaves no new file behind.

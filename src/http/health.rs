@@ -13,6 +13,7 @@ use super::App;
 use super::reply::{self, Asked};
 use crate::browser::{Phase, Status};
 use crate::error::{Fault, FaultKind};
+use crate::store::Health;
 use crate::telemetry::metrics::{CONTENT_TYPE, Sample};
 
 /// `/healthz`: whoever reads this was answered, so the process is alive.
@@ -32,6 +33,8 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     } else {
         None
     };
+    let shared = app.shared.as_ref().map(|it| it.borrow().clone());
+    let busy = busy.map(str::to_owned).or_else(|| shared.as_ref().and_then(Health::keeps_out));
     let is_ready = status.is_ready() && busy.is_none();
     let mut answer = json!({
         "ready": is_ready,
@@ -41,10 +44,18 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
         "places": app.admission.places(),
         "queued": app.admission.queued(),
     });
+    if let Some(shared) = shared {
+        answer["shared"] = match shared.is_up {
+            true => json!({"up": true}),
+            false => {
+                json!({"up": false, "since_seconds": shared.since.elapsed().as_secs(), "why": shared.why})
+            }
+        };
+    }
     if is_ready {
         return Json(answer).into_response();
     }
-    answer["reason"] = busy.unwrap_or(&status.reason).into();
+    answer["reason"] = busy.unwrap_or(status.reason).into();
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, Json(answer)).into_response();
     let wait = reply::whole_seconds(next_look(&status.phase, Instant::now()));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));

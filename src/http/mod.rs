@@ -58,6 +58,7 @@ use axum::http::HeaderMap;
 use axum::middleware;
 use axum::routing::{any, get, patch, post};
 use ipnet::IpNet;
+use tokio::sync::watch;
 use tower::util::option_layer;
 use tower_http::cors::{
     AllowHeaders, AllowMethods, AllowOrigin, AllowPrivateNetwork, CorsLayer, ExposeHeaders,
@@ -66,6 +67,7 @@ use tower_http::cors::{
 use crate::admission::Admission;
 use crate::browser::Browser;
 use crate::config::Cors;
+use crate::store::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::turns::Turns;
 use crate::turns::floor::Floor;
@@ -138,6 +140,8 @@ pub struct App {
     pub relay: Relay,
     /// The conversations that were answered in the official API's formats.
     pub index: chat::Index,
+    /// How the store is that several instances share, if they do.
+    pub shared: Option<watch::Receiver<Health>>,
     /// The requests that are here now.
     pub board: Board,
     /// The operator's page.

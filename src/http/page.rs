@@ -163,7 +163,7 @@ pub(super) async fn send(
     let deadline = arrived + app.policy.queue_wait;
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
-    caller.settle(&app.gate, &mut request)?;
+    caller.settle(&app.gate, &mut request).await?;
     if caller.uses_page {
         app.signed.authorize(&mut request, &app.browser, deadline).await?;
     }

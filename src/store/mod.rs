@@ -22,8 +22,8 @@ pub use answers::Answers;
 pub use embedded::Embedded;
 pub use locks::{Fence, Locks};
 pub use memory::Memory;
-pub use redis::Redis;
-pub use tallies::Tallies;
+pub use redis::{Health, Redis};
+pub use tallies::{Lent, Loan, Quota, Standing, Tallies};
 
 use std::time::Duration;
 

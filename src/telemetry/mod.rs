@@ -7,5 +7,6 @@ pub mod log;
 pub mod metrics;
 pub mod process;
 pub mod recent;
+pub mod redis;
 mod rotate;
 pub mod shared;

@@ -34,5 +34,6 @@ mod session;
 mod shared;
 mod site;
 mod start;
+mod store;
 mod walls;
 mod ways;
