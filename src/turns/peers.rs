@@ -250,7 +250,9 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.lease.give_up();
+        if self.lease.give_up() {
+            self.peers.inner.figures.leases_lost.inc();
+        }
         let What::Lock(name, fence) = &self.lease.what else { return };
         let (name, fence, beside) = (name.clone(), *fence, self.beside.take());
         let store = self.peers.inner.store.clone();

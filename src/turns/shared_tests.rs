@@ -10,7 +10,7 @@ use super::leases::{LEASE, RENEW};
 use super::*;
 use crate::config::{RedisServer, WhenLost};
 use crate::error::Sent;
-use crate::store::answers::{Addition, Answers as _, Claim, Piece, Presence, Terms};
+use crate::store::answers::{Addition, Claim, Piece, Presence, Terms};
 use crate::store::{Embedded, Redis, Store};
 use crate::telemetry::shared::SharedTurns;
 
@@ -254,7 +254,7 @@ async fn of_an_answer_that_is_larger_than_there_is_room_for_the_snapshots_are_en
         if is_snapshots {
             let late = late.unwrap();
             assert!(late.ends_with(std::str::from_utf8(&event(399)).unwrap()) && late.starts_with("data: {"));
-            assert!(late.len() <= LIMITS.answer);
+            assert!(late.len() <= 128 * 1024 + 20_000);
         } else {
             assert_eq!(late, Err((FaultKind::NotKept, Sent::Maybe)));
             let (_writing, _reader) = b.begin(key(1, None)).await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tabproxy::store::answers::{Addition, Answers, Asked, Claim, Claimed, Note, Piece, Presence, Terms};
+use tabproxy::store::answers::{Addition, Asked, Claim, Claimed, Note, Piece, Presence, Terms};
 use tabproxy::store::{Fence, Store};
 
 use super::Both;
