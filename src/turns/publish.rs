@@ -74,7 +74,10 @@ pub(super) async fn publish<H: Head>(peers: Peers, log: Arc<Log<H>>, lease: Arc<
             _ = reading.changed() => {
                 peers.note(&lease).await;
             }
-            () = &mut over => return lease.give_up(),
+            () = &mut over => {
+                lease.give_up();
+                return;
+            }
         }
     }
     peers.forget(answer).await;
