@@ -177,7 +177,8 @@ async fn an_answer_that_the_store_has_forgotten_is_still_found_where_it_is_made(
     let turns =
         Turns { peers: Some(Peers::new(emptied, WhenLost::Refuse, KEEP, figures)), ..a.turns.clone() };
     let again = Instance { turns, floor: a.floor.clone(), figures: a.figures.clone() };
-    let joined = [again.joins(key(1, Some(9))).await, again.joins(key(2, Some(9))).await];
+    // What nobody reads is taken over; its own turn finds it whoever reads.
+    let joined = [again.joins(key(2, Some(9))).await, again.joins(key(1, Some(9))).await];
     log.head(());
     log.push(snapshot(1, 10));
     log.finish(Ok(()));
