@@ -200,6 +200,8 @@ async fn write(
     exchange.hold(permit);
     log.head(headers);
     let mut tail = Vec::with_capacity(2 * TAIL);
+    // One for the whole answer: what keeps coming to nobody is given up too.
+    let mut deserted = std::pin::pin!(deserted(GRACE));
     loop {
         let next = async {
             log.room().await;
@@ -208,7 +210,7 @@ async fn write(
         let taken = tokio::select! {
             biased;
             next = next => next,
-            () = deserted(GRACE) => return Err(given_up()),
+            () = &mut deserted => return Err(given_up()),
         };
         match taken {
             Some(Ok(taken)) => {
