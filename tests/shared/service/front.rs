@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -39,7 +39,8 @@ impl Front {
             command.arg("-p").arg(home).arg("-c").arg(home.join("nginx.conf"));
             command.arg("-e").arg(home.join("error.log")).stdin(Stdio::null()).stderr(Stdio::null());
             // A group of its own: its processor time is that of all its processes, and a Ctrl-C is for us alone.
-            let child = command.process_group(0).spawn().map_err(|it| format!("nginx: {it} (make deps-test)"))?;
+            let child =
+                command.process_group(0).spawn().map_err(|it| format!("nginx: {it} (make deps-test)"))?;
             let mut front = Front { addr, child };
             loop {
                 if TcpStream::connect(addr).await.is_ok() {
@@ -94,7 +95,8 @@ fn configuration(home: &Path, addr: SocketAddr, pool: &[SocketAddr]) -> Result<S
     }
     let servers: Vec<_> = pool.iter().map(|it| format!("server {it} max_fails=0;")).collect();
     let group = fs::read_to_string(files.join("pool.conf"))?;
-    let group = replaced(&group, "\n    server 127.0.0.1:3000 max_fails=0;", &format!("\n{}", servers.join("\n")))?;
+    let group =
+        replaced(&group, "\n    server 127.0.0.1:3000 max_fails=0;", &format!("\n{}", servers.join("\n")))?;
     let temps = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temps: String = temps.map(|kind| format!("{kind}_temp_path {here}/{kind};\n")).concat();
     // What nginx runs as when root starts it must be able to read the pages, and to write here.
