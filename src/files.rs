@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -161,6 +161,14 @@ fn directory(path: &Path) -> &Path {
 fn replace(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let dir = directory(path);
     let mut file = NamedTempFile::new_in(dir)?; // made with mode 0600
+    // What root writes is for the one whose file or directory it is: a service has a user of its own.
+    let of = fs::metadata(path).or_else(|_| fs::metadata(dir))?;
+    if file.as_file().metadata()?.uid() != of.uid() {
+        fchown(file.as_file(), Some(of.uid()), Some(of.gid())).or_else(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => Ok(()), // not root: as before, it is ours
+            _ => Err(error),
+        })?;
+    }
     serde_json::to_writer_pretty(&mut file, content)?;
     file.write_all(b"\n")?;
     file.as_file().sync_all()?;
@@ -213,6 +221,24 @@ mod tests {
         assert_eq!((file.look(), *file.get()), (false, 3));
         fs::write(&path, "[4, 5, 6]").unwrap();
         assert_eq!((file.look(), *file.get(), file.look()), (true, 15, false));
+    }
+
+    #[test]
+    fn what_root_writes_belongs_to_whom_the_directory_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let us = fs::metadata(dir.path()).unwrap().uid();
+        let other = if rustix::process::geteuid().is_root() { 1234 } else { us };
+        std::os::unix::fs::chown(dir.path(), Some(other), None).unwrap();
+        let path = dir.path().join("file");
+        for _ in 0..2 {
+            update(&path, |numbers: &mut Vec<u32>| {
+                numbers.push(1);
+                Ok::<_, String>(())
+            })
+            .unwrap();
+            let seen = fs::metadata(&path).unwrap();
+            assert_eq!((seen.uid(), seen.permissions().mode() & 0o777), (other, 0o600));
+        }
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub enum Goal {
     DirectPlus(f64),
     /// At most so many times the page's.
     PageTimes(f64),
+    /// At most so many times the proxy's own figure of that name.
+    Times(f64, &'static str),
     /// At least these shares of the page's and of the direct client's; zero asks for nothing.
     Shares(f64, f64),
 }
@@ -60,6 +62,12 @@ pub const FIRST_BYTE: Figure = figure("time to first byte, warm, p50", "ms", Goa
 pub const OUR_CPU: Figure = figure("proxy CPU per 100k events, 100 streams", "s", Goal::Most(0.8));
 pub const BROWSER_CPU: Figure =
     figure("Chromium CPU per 100k events, 100 streams", "s", Goal::PageTimes(1.2));
+pub const CLOSED_P50: Figure = figure("event delay, 100 streams, p50, console closed", "ms", Goal::None);
+pub const OPEN_P50: Figure =
+    figure("event delay, 100 streams, p50, console open", "ms", Goal::Times(1.05, CLOSED_P50.name));
+pub const CLOSED_CPU: Figure =
+    figure("proxy and Chromium CPU per 100k events, console closed", "s", Goal::None);
+pub const OPEN_CPU: Figure = figure("proxy and Chromium CPU per 100k events, console open", "s", Goal::None);
 pub const IDLE_MEMORY: Figure = figure("proxy resident memory, idle", "MB", Goal::Most(15.0));
 pub const BUSY_MEMORY: Figure = figure("proxy resident memory, 100 streams", "MB", Goal::Most(30.0));
 pub const IDLE_PSS: Figure = figure("Chromium memory (PSS), idle", "MB", Goal::None);
@@ -70,7 +78,7 @@ pub const WARM_START: Figure = figure("start to ready, profile warm", "s", Goal:
 pub const FIRST_START: Figure = figure("start to ready, first ever", "s", Goal::None);
 
 /// All of them, in the order of the table.
-pub const ALL: [Figure; 18] = [
+pub const ALL: [Figure; 22] = [
     ONE_P50,
     ONE_P99,
     HUNDRED_P50,
@@ -81,6 +89,10 @@ pub const ALL: [Figure; 18] = [
     FIRST_BYTE,
     OUR_CPU,
     BROWSER_CPU,
+    CLOSED_P50,
+    OPEN_P50,
+    CLOSED_CPU,
+    OPEN_CPU,
     IDLE_MEMORY,
     BUSY_MEMORY,
     IDLE_PSS,
@@ -122,6 +134,10 @@ impl Samples {
             Goal::PagePlus(more) => Some(Limit::Most(of(Side::Page)? + more)),
             Goal::DirectPlus(more) => Some(Limit::Most(of(Side::Direct)? + more)),
             Goal::PageTimes(times) => Some(Limit::Most(of(Side::Page)? * times)),
+            Goal::Times(times, other) => {
+                let values = self.0.get(&(other, Side::Proxy))?;
+                Some(Limit::Most(median(values) * times))
+            }
             Goal::Shares(page, direct) => {
                 Some(Limit::Least((of(Side::Page)? * page).max(of(Side::Direct)? * direct)))
             }
@@ -165,6 +181,7 @@ impl Goal {
             Goal::PagePlus(more) => format!("≤ page + {more} {unit}"),
             Goal::DirectPlus(more) => format!("≤ direct + {more} {unit}"),
             Goal::PageTimes(times) => format!("≤ {times} × page"),
+            Goal::Times(times, _) => format!("≤ {times} × closed"),
             Goal::Shares(0.0, direct) => format!("≥ {direct} × direct"),
             Goal::Shares(page, direct) => format!("≥ {page} × page and {direct} × direct"),
         }

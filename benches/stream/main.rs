@@ -5,6 +5,7 @@
 //! | `load` | what is asked for and what came back, the same for all sides |
 //! | `site` | the practice site, on a thread of its own |
 //! | `direct`, `page`, `proxy` | the three sides; `client` reads for the first and the last |
+//! | `operator` | somebody with the console open |
 //! | `scenarios` | what is measured, and how |
 //! | `figures` | goals and numbers |
 //! | `report`, `plot` | `docs/bench.md` and `docs/bench.svg` |
@@ -14,6 +15,7 @@ mod client;
 mod direct;
 mod figures;
 mod load;
+mod operator;
 mod page;
 mod plot;
 mod proxy;

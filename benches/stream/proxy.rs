@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 
 use super::client::Client;
 use super::load::Fail;
+use super::operator::{Operator, PASSWORD};
 use super::shared::procfs::processes;
 
 /// The longest that a start may take.
@@ -27,6 +28,8 @@ pub struct Home {
     dir: TempDir,
     origin: String,
     resolve: String,
+    /// The digest of the admin password.
+    password: String,
 }
 
 impl Home {
@@ -34,7 +37,8 @@ impl Home {
     pub fn new(site: &Practice) -> Result<Home, Fail> {
         let dir = tempfile::tempdir()?;
         fs::write(dir.path().join("site.pem"), site.cert_pem())?;
-        Ok(Home { dir, origin: site.front_url(), resolve: site.resolve() })
+        let password = tabproxy::access::password::hash(PASSWORD)?;
+        Ok(Home { dir, origin: site.front_url(), resolve: site.resolve(), password })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -52,6 +56,8 @@ impl Home {
 pub struct Proxy {
     child: Child,
     pid: i32,
+    http: reqwest::Client,
+    base: String,
     client: Client,
 }
 
@@ -75,6 +81,7 @@ impl Proxy {
             .env("TABPROXY_RESOLVE", &home.resolve)
             .env("TABPROXY_TRUST_CERT", home.file("site.pem"))
             .env("TABPROXY_PROFILE", home.file("profile"))
+            .env("TABPROXY_ADMIN_PASSWORD", &home.password)
             .env("TABPROXY_HEADLESS", "true")
             .env("TABPROXY_MAX_INFLIGHT", MAX_INFLIGHT);
         let began = Instant::now();
@@ -95,13 +102,18 @@ impl Proxy {
         let took = tokio::time::timeout(START, ready)
             .await
             .map_err(|_| format!("the proxy did not get ready:\n{}", home.last_words()))??;
-        let client = Client::new(http, &base);
-        Ok((Proxy { child, pid, client }, took))
+        let client = Client::new(http.clone(), &base);
+        Ok((Proxy { child, pid, http, base, client }, took))
     }
 
     /// A client of it.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Somebody who opens its console.
+    pub async fn operator(&self) -> Result<Operator, Fail> {
+        Operator::look(&self.http, &self.base).await
     }
 
     /// The proxy's own process.

@@ -8,10 +8,12 @@ use tokio::time::sleep;
 
 use super::client::Client;
 use super::figures::{
-    BROWSER_CPU, BULK, BURST, BUSY_MEMORY, BUSY_PSS, FIRST_BYTE, FLOOD, Figure, HUNDRED_P50, HUNDRED_P99,
-    IDLE_MEMORY, IDLE_PSS, MANY, ONE_P50, ONE_P99, OUR_CPU, Samples, Side,
+    BROWSER_CPU, BULK, BURST, BUSY_MEMORY, BUSY_PSS, CLOSED_CPU, CLOSED_P50, FIRST_BYTE, FLOOD, Figure,
+    HUNDRED_P50, HUNDRED_P99, IDLE_MEMORY, IDLE_PSS, MANY, ONE_P50, ONE_P99, OPEN_CPU, OPEN_P50, OUR_CPU,
+    Samples, Side,
 };
 use super::load::{Fail, Load, Outcome};
+use super::operator::Operator;
 use super::page::Page;
 use super::proxy::Proxy;
 use super::shared::procfs::{MB, cpu_of, cpu_of_group, resident, shared_memory_of_group};
@@ -52,11 +54,13 @@ pub enum Scenario {
     Memory,
     /// 256 streams at once
     Many,
+    /// 100 streams while an operator looks, and while nobody does
+    Console,
 }
 
 impl Scenario {
     /// All that are measured in each run.
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::One,
         Scenario::Hundred,
         Scenario::Burst,
@@ -65,6 +69,7 @@ impl Scenario {
         Scenario::FirstByte,
         Scenario::Memory,
         Scenario::Many,
+        Scenario::Console,
     ];
 }
 
@@ -80,6 +85,7 @@ impl fmt::Display for Scenario {
             Scenario::FirstByte => "first byte",
             Scenario::Memory => "memory",
             Scenario::Many => "256 streams",
+            Scenario::Console => "100 streams, console open and closed",
         })
     }
 }
@@ -153,6 +159,8 @@ impl Sides {
                 Scenario::FirstByte => {
                     samples.add(FIRST_BYTE, side, median(&self.first_bytes(side, SMALL_REQUESTS).await?));
                 }
+                Scenario::Console if side == Side::Proxy => self.console(samples).await?,
+                Scenario::Console => {}
                 Scenario::Memory => self.memory(side, samples).await?,
                 Scenario::Many => {
                     site.reset_counters();
@@ -185,6 +193,28 @@ impl Sides {
         }
         if let (Some(before), Some(after)) = (before.1, after.1) {
             samples.add(BROWSER_CPU, side, (after - before) * per_100k);
+        }
+        Ok(())
+    }
+
+    /// The same load while an operator looks and while nobody does, in an order in which a drift of the machine
+    /// falls on both alike.
+    async fn console(&mut self, samples: &mut Samples) -> Result<(), Fail> {
+        let (proxy, browser) = (self.proxy.pid(), self.proxy.browser_group()?);
+        let cpu = || cpu_of(proxy) + cpu_of_group(browser);
+        for is_open in [false, true, true, false] {
+            let operator = if is_open { Some(self.proxy.operator().await?) } else { None };
+            sleep(SETTLE).await;
+            let (before, seen) = (cpu(), operator.as_ref().map_or(0, Operator::pictures));
+            let outcome = self.streams(Side::Proxy, &self.scaled(HUNDRED)).await?;
+            let used = (cpu() - before) * 100_000.0 / outcome.delays.len() as f64;
+            if let Some(operator) = operator {
+                let pictures = (operator.pictures() - seen) as f64 / outcome.seconds;
+                eprintln!("  the operator saw {pictures:.0} pictures a second");
+            }
+            let (p50, total) = if is_open { (OPEN_P50, OPEN_CPU) } else { (CLOSED_P50, CLOSED_CPU) };
+            samples.add(p50, Side::Proxy, percentile(&outcome.delays, 0.5) / 1e3);
+            samples.add(total, Side::Proxy, used);
         }
         Ok(())
     }

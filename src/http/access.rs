@@ -25,6 +25,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::board::Mark;
 use super::compat::Alias;
 use super::reply::Asked;
 use super::throttle::Throttle;
@@ -110,6 +111,7 @@ pub struct Caller {
     /// Whether that is what serves it now, if there is one: it has no token of its own, and no account was lent to it.
     pub uses_page: bool,
     lease: Option<Arc<AccountLease>>,
+    mark: Option<Mark>,
     /// The accounts that its key opens; empty for all of them.
     accounts: Arc<[String]>,
 }
@@ -117,7 +119,13 @@ pub struct Caller {
 impl Caller {
     /// The caller of a request that this module has let pass; nobody in particular for another one.
     pub fn of(extensions: &axum::http::Extensions) -> Caller {
-        extensions.get().cloned().unwrap_or_default()
+        let caller = extensions.get::<Caller>().cloned().unwrap_or_default();
+        Caller { mark: extensions.get().cloned(), ..caller }
+    }
+
+    /// Its request goes to a page now.
+    pub fn asks(&self) {
+        self.mark.iter().for_each(Mark::asked);
     }
 
     /// The operator in the console, who needs no key: served by the browser's sign-in, or else by a stored

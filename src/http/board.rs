@@ -4,7 +4,7 @@
 //! with the answer's body. It holds what a line of the log may hold, and no more.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -39,8 +39,45 @@ struct About {
     path: String,
     arrived: Instant,
     bytes: AtomicU64,
-    answers: AtomicBool,
+    stage: AtomicU8,
     stop: CancellationToken,
+}
+
+impl About {
+    /// Goes on to `stage`, never back.
+    fn reach(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::Relaxed);
+    }
+
+    fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Waits,
+            1 => Stage::Asked,
+            _ => Stage::Answers,
+        }
+    }
+}
+
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its body comes in, or it waits for its conversation or for a place.
+    Waits,
+    /// A page has it, or will as soon as there is one: nothing of the answer is here.
+    Asked,
+    /// Something of the answer has gone out.
+    Answers,
+}
+
+impl Stage {
+    /// One word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Waits => "waits",
+            Stage::Asked => "asked",
+            Stage::Answers => "answers",
+        }
+    }
 }
 
 /// A request as it is now.
@@ -56,8 +93,8 @@ pub struct Seen {
     pub arrived: Instant,
     /// Bytes of the answer so far.
     pub bytes: u64,
-    /// Whether something of the answer has gone out.
-    pub answers: bool,
+    /// How far it has come.
+    pub stage: Stage,
 }
 
 impl Board {
@@ -69,7 +106,7 @@ impl Board {
             path: path.to_owned(),
             arrived,
             bytes: AtomicU64::new(0),
-            answers: AtomicBool::new(false),
+            stage: AtomicU8::new(Stage::Waits as u8),
             stop: CancellationToken::new(),
         });
         let number = self.shared.next.fetch_add(1, Ordering::Relaxed);
@@ -86,7 +123,7 @@ impl Board {
             path: it.path.clone(),
             arrived: it.arrived,
             bytes: it.bytes.load(Ordering::Relaxed),
-            answers: it.answers.load(Ordering::Relaxed),
+            stage: it.stage(),
         };
         (entries.len(), entries.values().take(SHOWN).map(seen).collect())
     }
@@ -110,13 +147,29 @@ pub struct Entry {
 impl Entry {
     /// So many bytes more of the answer have gone out.
     pub fn pass(&self, bytes: usize) {
-        self.about.answers.store(true, Ordering::Relaxed);
+        self.about.reach(Stage::Answers);
         self.about.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// By which whoever handles the request says how far it has come.
+    pub fn mark(&self) -> Mark {
+        Mark(self.about.clone())
     }
 
     /// Cancelled when the operator stops it.
     pub fn stopped(&self) -> CancellationToken {
         self.about.stop.clone()
+    }
+}
+
+/// A handle to a request's place on the board; it does not keep the place.
+#[derive(Clone, Debug)]
+pub struct Mark(Arc<About>);
+
+impl Mark {
+    /// It has a place, and goes to a page.
+    pub fn asked(&self) {
+        self.0.reach(Stage::Asked);
     }
 }
 
@@ -134,10 +187,15 @@ mod tests {
     fn a_request_is_on_the_board_until_it_ends_and_can_be_stopped() {
         let (board, now) = (Board::default(), Instant::now());
         let (a, b) = (board.put("a", "POST", "/x", now), board.put("b", "GET", "/y", now));
+        b.mark().asked();
+        let stages = || board.look().1.iter().map(|it| it.stage).collect::<Vec<_>>();
+        assert_eq!(stages(), [Stage::Waits, Stage::Asked]);
         a.pass(5);
         a.pass(2);
+        a.mark().asked();
+        assert_eq!(stages(), [Stage::Answers, Stage::Asked]);
         let (count, seen) = board.look();
-        assert_eq!((count, seen[0].bytes, seen[0].answers, seen[1].answers), (2, 7, true, false));
+        assert_eq!((count, seen[0].bytes), (2, 7));
         assert_eq!((seen[0].path.as_str(), seen[1].id.as_str()), ("/x", "b"));
         assert!(board.stop("b") && !board.stop("c"));
         assert!(b.stopped().is_cancelled() && !a.stopped().is_cancelled());

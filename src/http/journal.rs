@@ -38,9 +38,12 @@ const PATH: usize = 200;
 const SEGMENT: usize = 64;
 
 /// Writes the line of each request, and gives it an id that its answer tells.
-pub(super) async fn layer(State(board): State<Board>, request: Request, next: Next) -> Response {
+pub(super) async fn layer(State(board): State<Board>, mut request: Request, next: Next) -> Response {
     let asked = Asked::of(&request);
     let mut line = Line::begin(&request, &board);
+    if let Some(entry) = &line.entry {
+        request.extensions_mut().insert(entry.mark());
+    }
     let is_head = request.method().as_str().eq_ignore_ascii_case("HEAD");
     // If the client leaves meanwhile, this future is dropped, and the line with it.
     let mut response = match line.entry.as_ref().map(Entry::stopped) {

@@ -166,6 +166,7 @@ pub(super) async fn send(
     if caller.uses_page {
         app.signed.authorize(&mut request, &app.browser, deadline).await?;
     }
+    caller.asks();
     let (head, mut exchange) = app.browser.fetch(request, deadline).await?;
     caller.answered(&head);
     caller.follow(&app.gate, &head, &mut exchange);

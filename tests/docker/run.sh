@@ -69,8 +69,10 @@ clean() {
         docker volume rm tabproxy-test
     } >/dev/null 2>&1 || true
 }
+dotenv=
 finish() {
     clean
+    [ -z "$dotenv" ] || rm -f "$dotenv"
     stop_engine
 }
 trap finish EXIT
@@ -113,12 +115,13 @@ has "$said" "head after"
 has "$said" "sandbox: it is off"
 has_not "$said" /dev/shm
 ok "a conversation; Docker's own seccomp profile allows no sandbox, and the log says so"
-said=$(docker run --rm --security-opt seccomp=docker/seccomp.json $image demo --once 2>&1) || fail "$said"
+said=$(docker run --rm --cap-drop ALL --security-opt seccomp=docker/seccomp.json --security-opt no-new-privileges \
+    $image demo --once 2>&1) || fail "$said"
 has "$said" "head after"
 has "$said" "/dev/shm has only 64 MiB free"
 has "$said" "--shm-size=1gb"
 has_not "$said" sandbox
-ok "without --shm-size: a warning, and a conversation all the same; with our seccomp profile: a sandbox"
+ok "without --shm-size: a warning, and a conversation all the same; with our seccomp profile: a sandbox, and no capability"
 
 port=$(free_port)
 docker run -d -p "127.0.0.1:$port:3000" --name tabproxy-test --shm-size=1gb \
@@ -136,6 +139,20 @@ docker exec tabproxy-test tabproxy health && fail "healthy without a site"
 ok "tabproxy health says why it is not ready"
 stops_cleanly tabproxy-test
 docker rm -v tabproxy-test >/dev/null
+
+# A new version takes the place of one that was killed, on the same volume.
+for _ in old new; do
+    docker rm -f tabproxy-test >/dev/null 2>&1 || true
+    docker run -d -p "127.0.0.1:$port:3000" --name tabproxy-test --shm-size=1gb -v tabproxy-test:/var/lib/tabproxy \
+        --cap-drop ALL --security-opt seccomp=docker/seccomp.json --security-opt no-new-privileges $image >/dev/null
+    until_true 30 "on a volume of its name: it answers" is_200 "http://127.0.0.1:$port/healthz"
+    until_true 30 "and its browser runs" \
+        sh -c "docker logs tabproxy-test 2>&1 | grep 'browser: Chrom'"
+done
+has "$(docker exec tabproxy-test tabproxy key new --name my-bot)" tp-
+ok "docker exec tabproxy tabproxy key new --name my-bot"
+docker rm -f -v tabproxy-test >/dev/null
+docker volume rm tabproxy-test >/dev/null
 
 echo "== compose, with nginx and the practice site"
 port=$(free_port)
@@ -244,4 +261,21 @@ until_true 60 "nginx finds it, and it takes over the profile" is_200 "$url/ready
 has "$(ask "$url" again 'Hello count=2')" "data: [DONE]"
 until_true 30 "Docker calls it healthy" sh -c "docker inspect -f '{{.State.Health.Status}}' $tabproxy | grep -x healthy"
 ok "a conversation"
+
+echo "== one file changes the port"
+if [ -e docker/.env ]; then
+    echo "not tried: docker/.env is somebody's"
+else
+    dotenv=docker/.env
+    unset PUBLISH TABPROXY_IMAGE
+    other=$(free_port)
+    # The example, with what a person changes in it.
+    sed -e "s|^#PUBLISH=.*|PUBLISH=127.0.0.1:$other|" -e "s|^#TABPROXY_IMAGE=.*|TABPROXY_IMAGE=$image|" \
+        -e "s|^#BUILD_BASE=.*|BUILD_BASE=$BUILD_BASE|" -e "s|^#RUN_BASE=.*|RUN_BASE=$RUN_BASE|" \
+        -e "s|^#NGINX_IMAGE=.*|NGINX_IMAGE=$NGINX_IMAGE|" docker/.env.example >$dotenv
+    compose up -d --build >"$work/compose.log" 2>&1 || fail "$(tail -5 "$work/compose.log")"
+    until_true 60 "docker compose up -d --build, on another port" is_200 "http://127.0.0.1:$other/readyz"
+    has "$(ask "http://127.0.0.1:$other" moved 'Hello count=2')" "data: [DONE]"
+    ok "a conversation"
+fi
 echo "all is well"

@@ -1,11 +1,15 @@
 //! The ways into the console, and those that are none.
 
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use reqwest::header::{COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 use serde_json::{Value, json};
 use tabproxy::access::password;
 use tabproxy::practice::{Practice, PracticeArgs};
 
-use crate::rig::{Program, Rig, code_of};
+use crate::rig::{PATIENCE, Program, Rig, code_of, eventually, turn};
 
 pub const PASSWORD: &str = "correct horse";
 
@@ -145,5 +149,62 @@ async fn without_a_password_a_link_from_the_log_opens_it_once_and_only_on_this_m
             (403, "admin_closed"),
             "{path}"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_sees_how_far_each_request_has_come() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let hash = password::hash(PASSWORD).unwrap();
+    let vars = [("TABPROXY_ADMIN_PASSWORD", hash.as_str()), ("TABPROXY_MAX_INFLIGHT", "2")];
+    let program = Program::start(&site, &vars).await;
+    program.wait_ready().await;
+    let (cookie, _) = come_in(&program).await;
+    let answering = program.ask("answering", "hello count=100000 interval=50").await;
+    // Without pings nothing of ours goes out before the answer's head.
+    let ask = |id: &str, prompt: &str| {
+        let ask = program.client.post(program.url("/backend-api/conversation"));
+        tokio::spawn(ask.json(&turn(id, prompt)).header("accept", "*/*").send())
+    };
+    let asked = ask("asked", "hello first=600000");
+    eventually(|| site.counters().posts_arrived, |it| *it == 2).await;
+    let waits = ask("waits", "hello");
+    let began = Instant::now();
+    loop {
+        let state = state(&program, &cookie).await;
+        let requests = state["requests"].as_array().unwrap().iter();
+        let stages: Vec<_> = requests.map(|it| it["stage"].as_str().unwrap().to_owned()).collect();
+        if stages == ["answers", "asked", "waits"] && state["queued"] == 1 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{state}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    asked.abort();
+    waits.abort();
+    drop(answering);
+}
+
+#[test]
+fn what_the_console_translates_is_still_said() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let phrases = fs::read_to_string(root.join("http/console/assets/reasons.js")).unwrap();
+    let mut said = String::new();
+    for dir in ["browser", "browser/state"] {
+        for entry in fs::read_dir(root.join(dir)).unwrap() {
+            said += &fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        }
+    }
+    let phrases: Vec<_> = phrases
+        .lines()
+        .filter_map(|line| {
+            let line = line.strip_prefix("  [")?;
+            let end = line[1..].find(line.chars().next()?)? + 1;
+            Some(&line[1..end])
+        })
+        .collect();
+    assert!(phrases.len() > 30);
+    for phrase in phrases {
+        assert!(said.contains(phrase), "nobody says {phrase:?} any more");
     }
 }

@@ -51,10 +51,11 @@ const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; conn
                    base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The files of the page.
-const FILES: [(&str, &str, &str); 8] = [
+const FILES: [(&str, &str, &str); 9] = [
     ("style.css", "text/css; charset=utf-8", include_str!("assets/style.css")),
     ("main.js", SCRIPT, include_str!("assets/main.js")),
     ("words.js", SCRIPT, include_str!("assets/words.js")),
+    ("reasons.js", SCRIPT, include_str!("assets/reasons.js")),
     ("net.js", SCRIPT, include_str!("assets/net.js")),
     ("live.js", SCRIPT, include_str!("assets/live.js")),
     ("board.js", SCRIPT, include_str!("assets/board.js")),

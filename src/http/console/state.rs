@@ -87,7 +87,7 @@ fn request_of(it: &Seen, now: Instant) -> Value {
         "path": it.path,
         "age": now.saturating_duration_since(it.arrived).as_secs_f64(),
         "bytes": it.bytes,
-        "answers": it.answers,
+        "stage": it.stage.name(),
     })
 }
 

@@ -57,7 +57,7 @@ function request(it) {
   stop.dataset.stop = it.id;
   return row(
     el('span', `${it.method} ${it.path}`, 'what'),
-    el('span', it.answers ? t('answers') : t('awaits'), it.answers ? 'good' : 'wait'),
+    el('span', t(`r_${it.stage}`), it.stage === 'answers' ? 'good' : 'wait'),
     el('span', `${span(Math.floor(it.age))} · ${bytes(it.bytes)}`, 'side'),
     stop,
   );

@@ -1,3 +1,5 @@
+import { inChinese } from './reasons.js';
+
 // The words of the page, in two languages, and the helpers that put them there.
 const EN = {
   sign_in: 'Sign in', sign_out: 'Sign out', admin_password: 'Admin password', wrong_password: 'The password is wrong.',
@@ -8,7 +10,7 @@ const EN = {
   actions: 'Actions', restart_page: 'Restart the page', restart_browser: 'Restart the browser', drain: 'Let nobody in', resume: 'Let requests in again',
   sure_restart_page: 'Open the page again? Requests in it may end.', sure_restart_browser: 'Start the browser again? Every running request ends.',
   sure_drain: 'Refuse new requests? Those that run go on.', done: 'Done.', failed: 'It did not work:',
-  requests: 'Requests', running: 'running', waiting: 'waiting', of: 'of', none: 'None.', stop: 'Stop', awaits: 'waits for the answer', answers: 'answering',
+  requests: 'Requests', running: 'running', waiting: 'waiting', of: 'of', none: 'None.', stop: 'Stop', r_waits: 'waits for its turn', r_asked: 'asked', r_answers: 'answering',
   charts: 'The last hour', c_head: 'Time to the first byte', c_delay: 'Delay of events', c_streams: 'Running (and waiting)', c_memory: 'Memory: browser (and proxy)',
   repairs: 'What happened', accounts: 'Accounts', a_page: "The browser's own sign-in", signed_in: 'signed in', signed_out: 'not signed in', unknown: 'not known yet',
   a_ready: 'ready', a_busy: 'busy', a_resting: 'rests for', a_refused: 'refused: needs another token', s: 's', ms: 'ms', usually: 'usually', since: 'for', left: 'at most', still: 'so far',
@@ -31,7 +33,7 @@ const ZH = {
   actions: '操作', restart_page: '重开页面', restart_browser: '重启浏览器', drain: '暂停接入', resume: '恢复接入',
   sure_restart_page: '重新打开页面？其中的请求可能会中断。', sure_restart_browser: '重启浏览器？所有正在进行的请求都会中断。',
   sure_drain: '拒绝新请求？正在进行的会继续。', done: '完成。', failed: '没有成功：',
-  requests: '请求', running: '进行中', waiting: '等待中', of: '/', none: '无。', stop: '停止', awaits: '等待应答', answers: '应答中',
+  requests: '请求', running: '进行中', waiting: '等待中', of: '/', none: '无。', stop: '停止', r_waits: '排队等待', r_asked: '已发出', r_answers: '应答中',
   charts: '最近一小时', c_head: '首字节时间', c_delay: '事件延迟', c_streams: '进行中（与等待中）', c_memory: '内存：浏览器（与代理）',
   repairs: '经过', accounts: '账号', a_page: '浏览器自身的登录', signed_in: '已登录', signed_out: '未登录', unknown: '尚未得知',
   a_ready: '就绪', a_busy: '使用中', a_resting: '休息剩余', a_refused: '被拒绝：需要新的令牌', s: '秒', ms: '毫秒', usually: '通常', since: '已持续', left: '最多还有', still: '至今',
@@ -46,23 +48,9 @@ const ZH = {
   m_backoff: '有失败，稍后重试。', m_draining: '代理正在停止。', m_stopped: '代理已停止。',
 };
 
-// What the proxy says of itself, as far as it is often the same.
-const REASONS = {
-  'requests are served': '正常服务',
-  'the browser is starting': '浏览器启动中',
-  'the browser is starting again': '浏览器再次启动',
-  "the site's page is being opened": '正在打开站点页面',
-  "the site's page is opened again": '再次打开站点页面',
-  'restarted by the operator': '操作员重启',
-  'a beat was missed': '漏了一次心跳',
-  'the site checks the browser': '站点正在检查浏览器',
-  "the site's check did not pass by itself: a person must complete it in the browser": '站点的检查没有自动通过：需要真人在浏览器里完成',
-  'the site wants a sign-in: a person must do it in the browser': '站点要求登录：需要真人在浏览器里完成',
-};
-
 let chinese = (localStorage.getItem('language') ?? navigator.language ?? '').startsWith('zh');
 
-export const because = (reason) => (chinese && REASONS[reason]) || reason;
+export const because = (reason) => (chinese ? inChinese(reason) : reason);
 export const t = (key) => (chinese ? ZH : EN)[key] ?? EN[key] ?? key;
 
 // Puts the words where the page wants them.
