@@ -124,7 +124,7 @@ async fn loads(
             samples.add(HUNDRED_RATE, column, outcome.delays.len() as f64 / outcome.seconds);
         }
         let per_100k = 100_000.0 / outcome.delays.len() as f64;
-        for ((figures, after), before) in cpu.zip(after).zip(before) {
+        if let Some(((figures, after), before)) = cpu.zip(after).zip(before) {
             for (figure, (after, before)) in figures.into_iter().zip(after.into_iter().zip(before)) {
                 if let Some((after, before)) = after.zip(before) {
                     samples.add(figure, column, (after - before) * per_100k);
