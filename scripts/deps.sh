@@ -3,6 +3,7 @@
 # compiler for the TLS library. Each word on the command line adds one more thing:
 #
 #   nginx    the server of that name
+#   redis    the server of that name
 #   systemd  what checks its units
 #   xvfb     a screen that nobody sees
 #   node     Node.js, and the npm clients of tests/clients/package-lock.json, in target/clients
@@ -25,9 +26,11 @@ has chromium || has chromium-browser || has google-chrome || has google-chrome-s
     [ -n "${TABPROXY_CHROMIUM:-}" ] || missing="$missing chromium"
 has cc || missing="$missing gcc libc6-dev"
 nginx=""
+redis=""
 for word in "$@"; do
     case "$word" in
         nginx) has_nginx || nginx=" nginx-light" ;;
+        redis) has redis-server || redis=" redis-server" ;;
         systemd) has systemd-analyze || missing="$missing systemd" ;;
         xvfb) has Xvfb || missing="$missing xvfb" ;;
         node)
@@ -38,7 +41,7 @@ for word in "$@"; do
         *) echo "$0: what is $word?" >&2 && exit 2 ;;
     esac
 done
-missing="$missing$nginx"
+missing="$missing$nginx$redis"
 
 as_root=""
 if [ "$(id -u)" != 0 ]; then
@@ -51,9 +54,10 @@ elif has apt-get && { [ "$(id -u)" = 0 ] || [ -n "$as_root" ]; }; then
     $as_root apt-get update -qq
     # shellcheck disable=SC2086 # a list of words
     DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends $missing >/dev/null
-    # Only the program is wanted, not a server on port 80.
-    if [ -n "$nginx" ] && [ -d /run/systemd/system ]; then
-        $as_root systemctl disable --now --quiet nginx
+    # Only the programs are wanted, not servers on their usual ports.
+    if [ -d /run/systemd/system ]; then
+        [ -z "$nginx" ] || $as_root systemctl disable --now --quiet nginx
+        [ -z "$redis" ] || $as_root systemctl disable --now --quiet redis-server
     fi
 else
     echo "please install:$missing (or name a browser in TABPROXY_CHROMIUM)" >&2
