@@ -169,9 +169,9 @@ Redis.
   Streams of 50 events/s: 150 events each of the 40, 200 of the 100; of 20 events/s: 100. The flood: 4,000 events each
   without a pause. An event is about half a kilobyte.
 - **CPU** is user and system time; Chromium's and nginx's is that of all their processes. **Memory** is for one instance,
-  on average; PSS counts shared memory once.
+  on average. PSS divides what processes share among all of them: of several browsers on one machine, each has less.
 - **Short requests**: 400 of each kind, through nginx to 2 instances; an answer has three events. Redis commands are
-  counted by Redis itself (`INFO commandstats`).
+  counted by Redis itself (`INFO commandstats`), those within scripts too.
 - **Killed**: `kill -9` of one instance while 60 streams of six seconds run; it is started again half a second later. A
   stream failed if it was cut or answered with an error; it is lost if it ended cleanly without its end. Fresh requests
   come ten in a second until the instance is back. Sent twice goes by the site's own count of each message.

@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `blows` | what happens, and what a supervisor does about it |
 //! | `again`, `talk` | clients that find out whether instances know of each other |
+//! | `tally` | what the instances tell of that |
 //! | `report` | `docs/soak-scale.md` |
 
 pub mod again;
 mod blows;
 mod report;
 pub mod talk;
+mod tally;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,9 +28,10 @@ use super::load::{Client, Load, MIX};
 use super::observe::observe;
 use super::proxy::Tail;
 use super::report::{Run, clients, faults, left_behind};
-use super::shared::service::{Plan, Service, ask, instance::knows};
+use super::shared::service::{Plan, Service, instance::knows};
 use super::window::{Mended, Window};
 use super::{Fail, Options, RECOVERY, WARM_UP};
+use tally::Tally;
 
 /// How many instances there are when nobody says.
 pub const INSTANCES: usize = 3;
@@ -75,13 +78,14 @@ pub async fn soak(options: &Options, instances: usize) -> Result<bool, Fail> {
 
     let end = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
     let mut rng = Rng::with_seed(seed);
-    let mut bag = Vec::new();
+    let (mut bag, mut tally) = (Vec::new(), Tally::default());
     while Instant::now() < end {
         if bag.is_empty() {
             bag.clone_from(&chosen);
             rng.shuffle(&mut bag);
         }
         let Some(blow) = bag.pop() else { break };
+        tally.look(&service).await;
         let window = strike(blow, &service, &load, &log, &mut rng).await?;
         println!("{}", window.line());
         run.windows.push(window);
@@ -91,7 +95,7 @@ pub async fn soak(options: &Options, instances: usize) -> Result<bool, Fail> {
     load.pause(true);
     run.left_open(load.drained().await);
     drop(seats);
-    let joined = shared_answers(&service).await;
+    tally.look(&service).await;
     for (number, instance) in service.instances.iter().enumerate() {
         let left = left_behind(instance.addr, &site).await;
         run.broken.extend(left.into_iter().map(|it| format!("instance {number}: {it}")));
@@ -107,11 +111,11 @@ pub async fn soak(options: &Options, instances: usize) -> Result<bool, Fail> {
     run.broken
         .extend(spoken.iter().map(|it| format!("the site refused {} {}: {:?}", it.client, it.id, it.end)));
 
-    println!("\n{}\n{}\n{}", faults(&run), clients(&run), report::notes(&run, joined));
+    println!("\n{}\n{}\n{}", faults(&run), clients(&run), report::notes(&run, &tally));
     run.broken.iter().for_each(|what| println!("BROKEN: {what}"));
     if options.write {
         let about =
-            report::About { browser: version, command: options.command(seed), instances, redis, joined };
+            report::About { browser: version, command: options.command(seed), instances, redis, tally };
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/soak-scale.md");
         fs::write(file, report::document(&run, &about))?;
         println!("Written: docs/soak-scale.md");
@@ -138,19 +142,6 @@ async fn strike(
     let over = load.ledger.now();
     let mended = Some(Mended::Back(back - injected));
     Ok(Window { fault: blow, what: struck.what, injected, over, in_flight, seen, woken: 0, mended })
-}
-
-/// Turns that joined an answer under way, and that got one that was over, as the living instances count.
-async fn shared_answers(service: &Service) -> [f64; 2] {
-    let mut sums = [0.0; 2];
-    for instance in &service.instances {
-        for (sum, name) in
-            sums.iter_mut().zip(["tabproxy_turns_joined_total", "tabproxy_turns_replayed_total"])
-        {
-            *sum += ask::figure(instance.addr, name).await.unwrap_or(0.0);
-        }
-    }
-    sums
 }
 
 /// The site refuses nothing here, but for a second turn in a conversation whose lock could not be kept: its holder

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::super::report::{Run, clients, faults};
 use super::super::shared::about::facts;
 use super::Blow;
+use super::tally::Tally;
 
 /// On what the run was made.
 pub struct About {
@@ -16,21 +17,19 @@ pub struct About {
     pub instances: usize,
     /// Whether they shared a Redis.
     pub redis: bool,
-    /// See [`notes`].
-    pub joined: [f64; 2],
+    /// What the instances told.
+    pub tally: Tally,
 }
 
 /// What the tables do not say: how often instances knew of each other's turns.
-pub fn notes(run: &Run<Blow>, [joined, replayed]: [f64; 2]) -> String {
+pub fn notes(run: &Run<Blow>, tally: &Tally) -> String {
     let mut out = String::new();
     for (what, times) in run.ledger.notes() {
         let _ = writeln!(out, "- {what}: {times}");
     }
-    let _ = writeln!(
-        out,
-        "- turns that joined an answer under way: {joined:.0}; that got one that was over: {replayed:.0} (as the \
-         instances count that lived to the end)"
-    );
+    for (what, times) in tally.sums() {
+        let _ = writeln!(out, "- {what}: {times:.0}");
+    }
     out
 }
 
@@ -45,7 +44,7 @@ pub fn document(run: &Run<Blow>, about: &About) -> String {
         "**Broken**; see below."
     };
     let _ = writeln!(out, "\n{} instances, {shared}, one nginx. {held}\n\n{}", about.instances, faults(run));
-    let _ = writeln!(out, "{}\n{}", clients(run), notes(run, about.joined));
+    let _ = writeln!(out, "{}\n{}", clients(run), notes(run, &about.tally));
     if !run.broken.is_empty() {
         out.push_str("What did not hold:\n\n");
         run.broken.iter().for_each(|what| out += &format!("- {what}\n"));
@@ -68,7 +67,7 @@ ends: errors that nobody can take for an answer. The clients that **ask again** 
 cut or turned away, or have left by themselves, they ask the same turn again, with other ids, at whichever instance nginx
 chooses. The site may see one POST of all these attempts together, and another only for each time that a message told the
 user of the failure and the user asked anew. **Two turns at once** go into one conversation, as a rule at two instances:
-one waits for the other.
+one waits for the other. What the instances tell of that was read before each fault and at the end.
 
 **Recovered** is the time until a fresh request through nginx was served; **back** the time until what was struck was
 there again itself. Both are the median and the worst.

@@ -1,0 +1,52 @@
+//! What instances tell of the turns that they share, also those instances that are gone.
+
+use std::collections::BTreeMap;
+
+use super::super::shared::service::{Service, ask};
+
+/// What is told: in words, and by which metric.
+const TOLD: [(&str, &str); 7] = [
+    ("turns that joined an answer under way", "tabproxy_turns_joined_total"),
+    ("turns that got an answer that was over", "tabproxy_turns_replayed_total"),
+    (
+        "of these, joined at another instance than the one that writes it",
+        "tabproxy_shared_turns_joined_total",
+    ),
+    (
+        "of these, given again by another instance than the one that had it",
+        "tabproxy_shared_turns_replayed_total",
+    ),
+    (
+        "turns that waited for another instance's turn in their conversation",
+        "tabproxy_shared_turns_waited_total",
+    ),
+    ("answers that the others could not have in whole", "tabproxy_shared_answers_given_up_total"),
+    ("leases that were lost in use", "tabproxy_shared_leases_lost_total"),
+];
+
+/// The figures of each process, as they were last seen.
+#[derive(Debug, Default)]
+pub struct Tally(BTreeMap<i32, BTreeMap<&'static str, f64>>);
+
+impl Tally {
+    /// Looks at each instance that answers.
+    pub async fn look(&mut self, service: &Service) {
+        for instance in &service.instances {
+            let seen = self.0.entry(instance.pid()).or_default();
+            for (_, metric) in TOLD {
+                if let Some(value) = ask::figure(instance.addr, metric).await {
+                    seen.insert(metric, value);
+                }
+            }
+        }
+    }
+
+    /// Each figure in words, with its sum; those that nobody tells are left out.
+    pub fn sums(&self) -> Vec<(&'static str, f64)> {
+        let of = |metric: &str| {
+            let values: Vec<f64> = self.0.values().filter_map(|it| it.get(metric)).copied().collect();
+            (!values.is_empty()).then(|| values.iter().sum::<f64>())
+        };
+        TOLD.into_iter().filter_map(|(words, metric)| Some((words, of(metric)?))).collect()
+    }
+}
