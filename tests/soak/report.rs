@@ -138,6 +138,23 @@ pub fn faults<F: Harm>(run: &Run<F>) -> String {
     out
 }
 
+/// Which errors there were, by fault.
+pub fn codes<F: Harm>(run: &Run<F>) -> String {
+    let mut rows: BTreeMap<Option<F>, BTreeMap<String, usize>> = BTreeMap::new();
+    for it in run.ledger.ended() {
+        if let End::Failed(code) = &it.end {
+            *rows.entry(run.fault_of(&it)).or_default().entry(code.clone()).or_default() += 1;
+        }
+    }
+    let mut out = String::new();
+    for (fault, codes) in rows {
+        let codes = codes.iter().map(|(code, times)| format!("{code} {times}")).collect::<Vec<_>>();
+        let name = fault.map_or_else(|| "none".into(), F::about);
+        let _ = writeln!(out, "- {name}: {}", codes.join(", "));
+    }
+    out
+}
+
 fn times<F: Harm>(run: &Run<F>, fault: F) -> String {
     let windows: Vec<_> = run.windows.iter().filter(|it| it.fault == fault).collect();
     let seconds = |time: Duration| time.as_secs_f64();

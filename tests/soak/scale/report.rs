@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::super::report::{Run, clients, faults};
+use super::super::report::{Run, clients, codes, faults};
 use super::super::shared::about::facts;
 use super::Blow;
 use super::tally::Tally;
@@ -21,9 +21,9 @@ pub struct About {
     pub tally: Tally,
 }
 
-/// What the tables do not say: how often instances knew of each other's turns.
+/// What the tables do not say: which errors there were, and how often instances knew of each other's turns.
 pub fn notes(run: &Run<Blow>, tally: &Tally) -> String {
-    let mut out = String::new();
+    let mut out = format!("Explicit errors, by fault:\n\n{}\nTurns:\n\n", codes(run));
     for (what, times) in run.ledger.notes() {
         let _ = writeln!(out, "- {what}: {times}");
     }

@@ -8,14 +8,8 @@ use super::super::shared::service::{Service, ask};
 const TOLD: [(&str, &str); 7] = [
     ("turns that joined an answer under way", "tabproxy_turns_joined_total"),
     ("turns that got an answer that was over", "tabproxy_turns_replayed_total"),
-    (
-        "of these, joined at another instance than the one that writes it",
-        "tabproxy_shared_turns_joined_total",
-    ),
-    (
-        "of these, given again by another instance than the one that had it",
-        "tabproxy_shared_turns_replayed_total",
-    ),
+    ("turns that joined an answer under way at another instance", "tabproxy_shared_turns_joined_total"),
+    ("turns that got an answer that another instance had given", "tabproxy_shared_turns_replayed_total"),
     (
         "turns that waited for another instance's turn in their conversation",
         "tabproxy_shared_turns_waited_total",
@@ -32,12 +26,9 @@ impl Tally {
     /// Looks at each instance that answers.
     pub async fn look(&mut self, service: &Service) {
         for instance in &service.instances {
-            let seen = self.0.entry(instance.pid()).or_default();
-            for (_, metric) in TOLD {
-                if let Some(value) = ask::figure(instance.addr, metric).await {
-                    seen.insert(metric, value);
-                }
-            }
+            let Ok((200, metrics)) = ask::get(instance.addr, "/metrics").await else { continue };
+            let of = |(_, metric)| Some((metric, ask::figure(&metrics, metric)?));
+            self.0.entry(instance.pid()).or_default().extend(TOLD.into_iter().filter_map(of));
         }
     }
 
