@@ -23,13 +23,16 @@ const QUESTIONS: u64 = 2;
 
 /// One turn, asked until it is answered or given up.
 pub async fn ask(load: &Load, mut rng: Rng) {
-    let mut ticket = load.ledger.begin("asks again");
-    // Words that nobody else says: who says the same as another may share its answer.
-    let (count, interval) = (rng.u32(5..60), rng.u32(10..60));
-    let format = ["classic", "delta"][rng.usize(0..2)];
-    let prompt = format!("hello {} count={count} interval={interval} format={format}", ticket.id);
-    // A client that remembers what its turn follows, and one that makes it up for each attempt.
+    // A client that remembers what its turn follows, and one that makes it up for each attempt, as the plugin does
+    // at the beginning of a conversation: all that is known of that one is its words, and that it has left.
     let remembers = rng.bool();
+    let mut ticket = load.ledger.begin(if remembers { "asks again" } else { "asks again, as if anew" });
+    // Who leaves when its answer is as good as over has had it, as far as anybody can know.
+    let (count, interval) =
+        if remembers { (rng.u32(5..60), rng.u32(10..60)) } else { (100, rng.u32(40..60)) };
+    let format = ["classic", "delta"][rng.usize(0..2)];
+    // Words that nobody else says: who says the same as another may share its answer.
+    let prompt = format!("hello {} count={count} interval={interval} format={format}", ticket.id);
     let parent = |attempt: &str| if remembers { NEW.to_owned() } else { format!("before-{attempt}") };
     let (mut left, mut number, mut told) = (ATTEMPTS, 0, 0);
     let end = loop {
