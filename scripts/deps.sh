@@ -8,6 +8,7 @@
 #   xvfb     a screen that nobody sees
 #   node     Node.js, and the npm clients of tests/clients/package-lock.json, in target/clients
 #   python   Python, and the packages of tests/clients/requirements.txt, in target/clients/venv
+#   kustomize  what renders docker/kubernetes: that program, or kubectl, which has it inside
 #
 # Does nothing where they are there already.
 set -eu
@@ -18,6 +19,16 @@ has() { command -v "$1" >/dev/null 2>&1; }
 has_nginx() { has nginx || [ -x /usr/sbin/nginx ]; }
 # Debian ships the module that fills a new environment as a package of its own.
 has_venv() { has python3 && python3 -c 'import ensurepip, venv' 2>/dev/null; }
+# Debian 12 has neither in a version that knows components: then there is none, and the tests that render say so.
+kustomize_package() {
+    for package in kustomize kubectl; do
+        if apt-cache show "$package" >/dev/null 2>&1; then
+            echo " $package"
+            return
+        fi
+    done
+    echo "kubectl is in no package here, so the overlays in docker/kubernetes are not rendered: https://kubernetes.io/docs/tasks/tools/" >&2
+}
 wants() { case " $words " in *" $1 "*) ;; *) false ;; esac; }
 
 words="$*"
@@ -37,6 +48,7 @@ for word in "$@"; do
             has node || missing="$missing nodejs"
             has npm || missing="$missing npm"
             ;;
+        kustomize) has kustomize || has kubectl || missing="$missing$(kustomize_package)" ;;
         python) has_venv || missing="$missing python3 python3-venv" ;;
         *) echo "$0: what is $word?" >&2 && exit 2 ;;
     esac

@@ -35,6 +35,8 @@ pub struct Admission {
     /// Whether nobody new is let in for now.
     paused: AtomicBool,
     queued: AtomicUsize,
+    /// Whether the queue has been full and half of it is not free yet.
+    crowded: AtomicBool,
     queue: usize,
     wait: Duration,
 }
@@ -122,6 +124,7 @@ impl Admission {
             closed: Mutex::default(),
             paused: AtomicBool::new(false),
             queued: AtomicUsize::new(0),
+            crowded: AtomicBool::new(false),
             queue,
             wait,
         }
@@ -142,7 +145,11 @@ impl Admission {
             Err(TryAcquireError::Closed) => return Err(Refused::Draining),
             Err(TryAcquireError::NoPermits) => {}
         }
-        let _waiting = Waiting::begin(&self.queued, self.queue)?;
+        let waiting = Waiting::begin(&self.queued, self.queue);
+        if self.queued() >= self.queue {
+            self.crowded.store(true, Ordering::Relaxed);
+        }
+        let _waiting = waiting?;
         let begun = tokio::time::Instant::now();
         let until = (begun + self.wait).min(deadline.into());
         match tokio::time::timeout_at(until, self.places.clone().acquire_owned()).await {
@@ -202,9 +209,20 @@ impl Admission {
         self.places.is_closed()
     }
 
-    /// Whether a newcomer would be refused because places and queue are taken.
+    /// Whether newcomers are refused because places and queue are taken, or were, and half of the queue is not free
+    /// yet (without a queue, half of the places).
+    ///
+    /// Under a steady load that is too much, the queue is full in one moment and not in the next. Whoever spreads the
+    /// load by this must not hear yes and no in turn: each yes would bring what makes the next no.
     pub fn is_full(&self) -> bool {
-        self.places.available_permits() == 0 && self.queued() >= self.queue
+        let has_room = match self.queue {
+            0 => 2 * self.running() <= self.places(),
+            queue => 2 * self.queued() <= queue,
+        };
+        if has_room {
+            self.crowded.store(false, Ordering::Relaxed);
+        }
+        self.crowded.load(Ordering::Relaxed)
     }
 
     /// Exchanges that hold a permit.
@@ -268,6 +286,38 @@ mod tests {
         assert_eq!((door.running(), door.queued()), (1, 0));
         drop(second);
         assert_eq!(door.running(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_was_full_counts_as_full_until_half_of_it_is_free() {
+        let door = Admission::new(1, 4, WAIT);
+        let _held = door.enter(far()).await.unwrap();
+        let mut all: Vec<_> = (0..4).map(|_| Box::pin(door.enter(far()))).collect();
+        for (n, waits) in all.iter_mut().enumerate() {
+            assert!(!door.is_full(), "{n} wait");
+            assert!(poll(waits.as_mut()).is_pending());
+        }
+        assert!(door.is_full());
+        all.pop();
+        assert!(door.is_full(), "3 of 4 wait");
+        all.pop();
+        assert!(!door.is_full());
+        let mut third = pin!(door.enter(far()));
+        assert!(poll(third.as_mut()).is_pending());
+        assert!(!door.is_full(), "on the way up 3 of 4 are no reason");
+
+        let bare = Admission::new(4, 0, WAIT);
+        let mut held = Vec::new();
+        for _ in 0..4 {
+            held.push(bare.enter(far()).await.unwrap());
+        }
+        assert!(!bare.is_full(), "nobody was refused");
+        assert_eq!(bare.enter(far()).await.unwrap_err(), Refused::QueueFull { limit: 0 });
+        assert!(bare.is_full());
+        held.pop();
+        assert!(bare.is_full(), "3 of 4 run");
+        held.pop();
+        assert!(!bare.is_full());
     }
 
     #[tokio::test(start_paused = true)]

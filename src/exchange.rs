@@ -137,7 +137,7 @@ impl Exchange {
         next
     }
 
-    /// Keeps `it` for as long as the exchange goes on: until this is dropped, or it is given up because nobody
+    /// Keeps `it`, beside what is kept already, for as long as the exchange goes on: until this is dropped, or it is given up because nobody
     /// reads it.
     pub fn hold(&self, it: impl Any + Send) {
         self.pipe.hold(Box::new(it));

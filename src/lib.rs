@@ -30,7 +30,8 @@
 //!
 //! [`http`] checks Host and Origin, then who asks (`http::access`: a key opens stored [`accounts`] or the browser's own
 //! sign-in; once somebody is signed in, nothing goes into the page without one), then the path; [`admission`] gives a permit, or a place in a bounded
-//! queue; [`browser::Browser::fetch`] waits for a carrier and hands the request to it. Permit and exchange
+//! queue; [`browser::Browsers`] chooses a browser, where there are several, and [`browser::Browser::fetch`] waits for
+//! a carrier of it and hands the request to it. Permit and exchange
 //! move into the body: when the client leaves they drop, and the drop aborts the fetch in the page.
 //! The page asks for the start of each request (`browser::frame`, G and S), so that one that was handed to a
 //! dead page has provably not been sent, and may go to another. Frames of the answer are taken at once into a bounded [`pipe`], under the credit of [`flow`], so a
@@ -58,7 +59,7 @@
 //! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`store`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
-//! | L4 | this file, [`cli`], [`demo`], [`health`] |
+//! | L4 | this file, `specs`, [`cli`], [`demo`], [`doctor`], [`health`], [`progress`], [`status`] |
 //!
 //! [`practice`] stands apart: it imports nothing of ours.
 
@@ -69,6 +70,7 @@ pub mod browser;
 pub mod cli;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 pub mod error;
 pub mod exchange;
 pub mod files;
@@ -78,7 +80,10 @@ pub mod http;
 pub mod openai;
 pub mod pipe;
 pub mod practice;
+pub mod progress;
 pub mod site;
+mod specs;
+pub mod status;
 pub mod store;
 pub mod telemetry;
 pub mod translate;
@@ -94,14 +99,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use access::AccessKeys;
-use accounts::Accounts;
+use accounts::{Accounts, Homes};
 use admission::Admission;
-use browser::channel::BufferLimits;
+use browser::Browsers;
 use browser::gateway::{self, Gateway};
-use browser::launch::{self, LaunchSpec, Sandbox};
+use browser::launch::{find_chromium, is_program};
 use browser::profile::{ProfileError, ProfileLock};
-use browser::{Browser, BrowserSpec, Timing, Upkeep};
-use config::{Config, Hosts, SandboxMode};
+use config::{Config, Hosts};
 use files::FileError;
 use http::Gate;
 use prometheus_client::registry::Registry;
@@ -150,20 +154,45 @@ pub enum StartError {
 /// So many conversations of the official API's clients are known again; the oldest are forgotten first.
 const CONVERSATIONS: u64 = 50_000;
 
-/// Has those wait at the door that the browser would have wait where nobody sees them.
-async fn keep_outside(browser: Browser, app: Arc<http::App>) {
+/// Has those wait at the door that the browsers would have wait where nobody sees them.
+async fn keep_outside(browser: Browsers, app: Arc<http::App>) {
     let mut status = browser.watch();
     loop {
-        let lanes = status.borrow_and_update().lanes.unwrap_or(usize::MAX);
-        let narrow = async {
-            app.admission.narrow(lanes).await;
-            std::future::pending::<()>().await;
+        status.borrow_and_update();
+        let room = browser.room();
+        // One that has begun to wait for places keeps its turn until there is another number.
+        let mut another = std::pin::pin!(async {
+            while browser.room() == room {
+                if status.changed().await.is_err() {
+                    return false;
+                }
+            }
+            true
+        });
+        let goes_on = tokio::select! {
+            goes_on = &mut another => goes_on,
+            () = app.admission.narrow(room) => another.await,
         };
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            () = narrow => {}
+        if !goes_on {
+            return;
         }
     }
+}
+
+/// Cancelled `grace` after `first`.
+fn after(first: CancellationToken, grace: Duration) -> CancellationToken {
+    if grace.is_zero() {
+        return first;
+    }
+    let then = CancellationToken::new();
+    let cancel = then.clone();
+    tokio::spawn(async move {
+        first.cancelled().await;
+        tracing::info!("not ready from now on; requests are served for {grace:?} yet");
+        tokio::time::sleep(grace).await;
+        cancel.cancel();
+    });
+    then
 }
 
 /// How often the files of keys and accounts are looked at.
@@ -179,13 +208,19 @@ async fn look_again(app: Arc<http::App>) {
     }
 }
 
+/// A profile whose sign-in anybody could use.
+fn open_to_all(config: &Config) -> Option<PathBuf> {
+    let is_reachable = !config.listen.ip().is_loopback() && config.keys_file.is_none();
+    config.profiles().into_iter().find(|it| is_reachable && browser::is_signed_in(it))
+}
+
 /// A running server.
 pub struct Server {
     addr: SocketAddr,
-    browser: Browser,
+    browser: Browsers,
     serving: JoinHandle<io::Result<()>>,
     _gateways: Vec<Gateway>,
-    _profile: ProfileLock,
+    _profiles: Vec<ProfileLock>,
 }
 
 impl Server {
@@ -193,16 +228,14 @@ impl Server {
     /// `shutdown`: see [`Server::finished`].
     pub async fn start(config: Config, shutdown: CancellationToken) -> Result<Server, StartError> {
         let shown = config.shown();
-        let binary = match config.chromium {
-            Some(path) if launch::is_program(&path) => path,
+        let profiles = config.profiles();
+        let binary = match config.chromium.clone() {
+            Some(path) if is_program(&path) => path,
             Some(path) => return Err(StartError::NotAProgram(path)),
-            None => launch::find_chromium().ok_or(StartError::NoChromium)?,
+            None => find_chromium().ok_or(StartError::NoChromium)?,
         };
-        if !config.listen.ip().is_loopback()
-            && config.keys_file.is_none()
-            && browser::is_signed_in(&config.profile)
-        {
-            return Err(StartError::Open { profile: config.profile, listen: config.listen });
+        if let Some(profile) = open_to_all(&config) {
+            return Err(StartError::Open { profile, listen: config.listen });
         }
         let keys = AccessKeys::open(config.keys_file.as_deref())?;
         if let Some(path) = config.keys_file.as_deref().filter(|it| !it.exists()) {
@@ -212,40 +245,15 @@ impl Server {
             );
         }
         let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
-        let profile = ProfileLock::take(&config.profile)?;
+        let profiles = profiles.iter().map(|it| ProfileLock::take(it)).collect::<Result<Vec<_>, _>>()?;
         let index = http::chat::Index::new(Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)));
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
-        let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
         let way_out = gateway::way_out(&config.proxy).await?;
-        tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy));
-        let spec = BrowserSpec {
-            launch: LaunchSpec {
-                binary,
-                profile: config.profile,
-                headless: config.headless,
-                sandbox: match config.sandbox {
-                    SandboxMode::Auto => Sandbox::Auto,
-                    SandboxMode::On => Sandbox::On,
-                    SandboxMode::Off => Sandbox::Off,
-                },
-                extra: config.chromium_args,
-                resolve: config.resolve,
-                pins: config.pins,
-                proxy_server: way_out.server,
-                proxy_bypass: way_out.bypass,
-            },
-            url: config.origin,
-            timing: Timing::default(),
-            upkeep: Upkeep {
-                carriers: config.carriers,
-                exchanges: config.page_exchanges,
-                age: config.page_age,
-                memory: config.page_memory as u64,
-            },
-            buffers: BufferLimits::default(),
-        };
-        let browser = Browser::start(spec).await?;
+        let specs = specs::of(&config, binary, &way_out);
+        let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
+        tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy.clone()));
+        let browser = Browsers::start(specs, config.browser_inflight).await?;
         let policy = http::Policy {
             allow_paths: config.allow_paths,
             allow_headers: config.allow_headers,
@@ -264,27 +272,36 @@ impl Server {
         };
         let mut registry = Registry::default();
         let refusals = Refusals::new(&mut registry);
+        figures::name_instance(&mut registry, config.instance.name());
         let watched = accounts.clone();
         figures::watch_accounts(&mut registry, Box::new(move || watched.figures(Instant::now())));
+        if browser.count() > 1 {
+            let watched = browser.clone();
+            figures::watch_browsers(&mut registry, move || watched.figures());
+        }
         let app = Arc::new(http::App {
             browser: browser.clone(),
             admission: Admission::new(config.max_inflight, config.queue, config.queue_wait),
             metrics: Metrics::new(registry),
             policy,
+            instance: config.instance.header(),
+            leaving: shutdown.clone(),
             floor: Floor::new(config.queue),
             turns: Turns::new(turns::Limits::default()),
             gate: Gate::new(keys, accounts, config.require_key, refusals),
-            signed: http::SignedIn::default(),
+            homes: Arc::<Homes<usize>>::default(),
+            signed: http::SignedIn::new(browser.count()),
             admin: http::Admin::new(config.admin_password),
             relay,
             index: index.clone(),
             board: http::Board::default(),
             console: http::Console::new(addr, shown),
         });
+        let shutdown = after(shutdown, config.drain_grace);
         tokio::spawn(keep_outside(browser.clone(), app.clone()));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(http::console::keep_books(app.clone())));
-        tracing::info!("listening on http://{addr}");
+        tracing::info!("listening on http://{addr} as {}", config.instance.name());
         http::console::announce(&app);
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);
         let draining = browser.clone();
@@ -298,7 +315,7 @@ impl Server {
             index.settle().await;
             served
         });
-        Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profile: profile })
+        Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profiles: profiles })
     }
 
     /// Where it listens.
@@ -306,8 +323,8 @@ impl Server {
         self.addr
     }
 
-    /// Its browser.
-    pub fn browser(&self) -> &Browser {
+    /// Its browser, or several as one.
+    pub fn browser(&self) -> &Browsers {
         &self.browser
     }
 

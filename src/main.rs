@@ -1,14 +1,19 @@
 //! The program: parse, start the log, run, exit code. Everything else is in the library.
 
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 use tabproxy::Server;
+use tabproxy::cli::doctor::DoctorArgs;
 use tabproxy::cli::{Cli, Task, keys};
 use tabproxy::config::Config;
 use tabproxy::practice::{Practice, PracticeArgs};
+use tabproxy::progress::stages::Door;
 use tabproxy::telemetry::log;
+use tabproxy::telemetry::screen::Ability;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
@@ -31,12 +36,27 @@ async fn run(cli: Cli) -> ExitCode {
             lines.iter().for_each(|line| println!("{line}"));
             if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+        Task::Doctor(args) => doctor(*args).await,
         Task::Health(args) => match args.listen(&env) {
             Ok(listen) => health(listen).await,
             Err(problem) => fail(&[problem]),
         },
+        Task::Status(args) => match args.server.listen(&env) {
+            Ok(listen) if args.once || args.json || !io::stdout().is_terminal() => {
+                match tabproxy::status::once(listen, args.json, &mut io::stdout()).await {
+                    Ok(true) => ExitCode::SUCCESS,
+                    Ok(false) => ExitCode::FAILURE,
+                    Err(error) => fail(&[error]),
+                }
+            }
+            Ok(listen) => match tabproxy::status::live(listen, on_signal()).await {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&[format!("cannot use the terminal: {error}; try --once")]),
+            },
+            Err(problem) => fail(&[problem]),
+        },
         Task::Demo(demo) => {
-            let _log = log::init("warn", log::Format::Text, None);
+            let _log = log::init("warn", log::Format::Text, None, None);
             match tabproxy::demo::run(demo, &env, on_signal()).await {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => fail(&[error]),
@@ -46,6 +66,18 @@ async fn run(cli: Cli) -> ExitCode {
         Task::Key(task) => done(keys::run(task)),
         Task::Password => done(keys::hash_password()),
     }
+}
+
+/// Looks at everything. What still hangs then, as a disk or a resolver may, is not waited for.
+async fn doctor(args: DoctorArgs) -> ExitCode {
+    let code = match tabproxy::cli::doctor::run(args, &env).await {
+        Ok(well) => i32::from(!well),
+        Err(error) => {
+            eprintln!("tabproxy: {error}");
+            1
+        }
+    };
+    std::process::exit(code)
 }
 
 /// What a monitor wants to know: the exit code, and for a person the reason.
@@ -83,16 +115,22 @@ async fn serve(config: Config) -> ExitCode {
         size: config.log_size as u64,
         keep: config.log_keep,
     });
-    let _log = match log::init(&config.log, config.log_format, file) {
+    let _log = match log::init(&config.log, config.log_format, Some(&config.instance), file) {
         Ok(guard) => guard,
         Err(error) => {
             return fail(&[format!("{error}; set TABPROXY_LOG_FILE to a file that can be written")]);
         }
     };
+    let (began, ability) = (Instant::now(), Ability::of_stdout());
+    let shows = ability.is_terminal && config.log_format == log::Format::Text;
+    let has_console = config.admin_password.is_some() || config.listen.ip().is_loopback();
+    let wants_key = config.require_key;
     let server = match Server::start(config, on_signal()).await {
         Ok(server) => server,
         Err(error) => return fail(&[error]),
     };
+    let door = Door { addr: tabproxy::health::reachable(server.addr()), has_console, wants_key };
+    let _progress = shows.then(|| tabproxy::progress::show(server.browser(), door, began, ability));
     match server.finished().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&[error]),

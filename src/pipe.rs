@@ -70,7 +70,7 @@ struct State {
     end: Option<Result<(), Fault>>,
     reader: Option<Waker>,
     /// What is given back when the exchange is over, even if nobody looks.
-    held: Option<Box<dyn Any + Send>>,
+    held: Vec<Box<dyn Any + Send>>,
 }
 
 /// One exchange's buffer; shared by its writer (the channel) and its reader (the exchange).
@@ -98,7 +98,7 @@ impl Pipe {
             moved: now,
             end: None,
             reader: None,
-            held: None,
+            held: Vec::new(),
         };
         Pipe { state: Mutex::new(state), ledger, whereabouts: AtomicU8::new(HERE) }
     }
@@ -170,15 +170,15 @@ impl Pipe {
         }
     }
 
-    /// Keeps `it` until [`Pipe::release`] or [`Pipe::abandon`]. A client that takes nothing may never be asked
+    /// Keeps `it`, beside what is kept already, until [`Pipe::release`] or [`Pipe::abandon`]. A client that takes nothing may never be asked
     /// whether it wants more, so what it holds must not wait for that.
     pub fn hold(&self, it: Box<dyn Any + Send>) {
-        self.lock().held = Some(it);
+        self.lock().held.push(it);
     }
 
     /// Lets go of what is held.
     pub fn release(&self) {
-        let held = self.lock().held.take();
+        let held = std::mem::take(&mut self.lock().held);
         drop(held); // without the lock: it may wake somebody
     }
 

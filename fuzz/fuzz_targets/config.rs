@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use tabproxy::config::{self, ProxyServer, Settings};
 
-const OPTIONS: [&str; 22] = [
+const OPTIONS: [&str; 23] = [
     "TABPROXY_LISTEN",
     "TABPROXY_HOSTS",
     "TABPROXY_ALLOW_PATHS",
@@ -22,6 +22,7 @@ const OPTIONS: [&str; 22] = [
     "HTTP_PROXY",
     "ALL_PROXY",
     "NO_PROXY",
+    "TABPROXY_BROWSERS",
     "TABPROXY_MAX_INFLIGHT",
     "TABPROXY_QUEUE",
     "TABPROXY_QUEUE_WAIT",
@@ -40,7 +41,7 @@ fuzz_target!(|input: (u8, String)| {
     };
     match Settings::default().check(&env) {
         Ok(config) => {
-            assert!((1..=config::INFLIGHT_LIMIT).contains(&config.max_inflight));
+            assert!((1..=config::INFLIGHT_LIMIT * config.browsers).contains(&config.max_inflight));
             assert!(config.max_body > 0 && config.profile.is_absolute());
             assert!(config.allow_paths.iter().all(|it| it.starts_with('/') && !it.starts_with("//")));
             assert!(matches!(config.origin.scheme(), "http" | "https"));

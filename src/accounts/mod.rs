@@ -11,7 +11,9 @@
 //! followed as it changes; what is known of an account stays with it as long as its token is the same. Time is
 //! handed in. Knows nothing of HTTP and of keys but the names that they open.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod homes;
+
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Fault, FaultKind};
 use crate::files::{self, FileError, Watched};
 use crate::telemetry::figures::AccountFigure;
+pub use homes::Homes;
 
 /// The name of the account that is the browser's own sign-in.
 pub const PAGE: &str = "page";
@@ -112,21 +115,9 @@ pub struct Accounts {
     /// The unnamed ones where there is no file to keep them in.
     all: Mutex<Vec<Arc<Account>>>,
     leases: AtomicU64,
-    homes: Mutex<Homes>,
+    /// Which account each conversation was begun with: the site shows it to no other.
+    homes: Homes<String>,
 }
-
-/// Which account each conversation was begun with: the site shows it to no other.
-#[derive(Debug, Default)]
-struct Homes {
-    of: HashMap<String, String>,
-    /// The oldest first.
-    order: VecDeque<String>,
-}
-
-/// So many conversations are remembered, until the process ends.
-const HOMES: usize = 50_000;
-/// No conversation has a longer id.
-const LONGEST_ID: usize = 64;
 
 /// Why no account can be lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +158,7 @@ impl Accounts {
     pub fn open(path: Option<&Path>) -> Result<Accounts, FileError> {
         let file = path.map(|path| Watched::open(path, make)).transpose()?;
         let all = file.iter().flat_map(|it| it.get().to_vec()).map(Account::new).collect();
-        Ok(Accounts { file, all: Mutex::new(all), leases: AtomicU64::new(0), homes: Mutex::default() })
+        Ok(Accounts { file, all: Mutex::new(all), leases: AtomicU64::new(0), homes: Homes::default() })
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Account>>> {
@@ -210,18 +201,7 @@ impl Accounts {
 
     /// This conversation was begun with this account, or goes on with it.
     pub fn remember(&self, conversation: &str, account: &str) {
-        if conversation.is_empty() || conversation.len() > LONGEST_ID {
-            return;
-        }
-        let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
-        if homes.of.insert(conversation.to_owned(), account.to_owned()).is_none() {
-            homes.order.push_back(conversation.to_owned());
-        }
-        if homes.order.len() > HOMES
-            && let Some(oldest) = homes.order.pop_front()
-        {
-            homes.of.remove(&oldest);
-        }
+        self.homes.remember(conversation, account.to_owned());
     }
 
     /// Lends the account that this conversation belongs to; `None` where that is not known, or not one of
@@ -235,9 +215,7 @@ impl Accounts {
         names: &[String],
         now: Instant,
     ) -> Option<Result<AccountLease, NoAccount>> {
-        let homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
-        let home = homes.of.get(conversation)?.clone();
-        drop(homes);
+        let home = self.homes.of(conversation)?;
         let is_open = names.is_empty() || names.contains(&home);
         let is_there = is_open && self.all().iter().any(|it| it.name == home);
         is_there.then(|| self.lease(&[home], now))

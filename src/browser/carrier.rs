@@ -18,6 +18,7 @@ use futures::stream::{SplitSink, SplitStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument;
 
 use super::channel::{BufferLimits, CREDIT, Socket};
 use super::faults::{self, Redirects};
@@ -96,7 +97,7 @@ impl Carrier {
             ledger,
         });
         let (sink, stream) = socket.split();
-        tokio::spawn(serve(inner.clone(), sink, stream, commands));
+        tokio::spawn(serve(inner.clone(), sink, stream, commands).in_current_span());
         let close = Arc::new(inner.closed.clone().drop_guard());
         Carrier { inner, _close: close }
     }

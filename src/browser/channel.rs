@@ -15,6 +15,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument;
 
 use super::carrier::{Carrier, lock};
 use crate::pipe::Ledger;
@@ -84,7 +85,8 @@ impl Channel {
         let shared =
             Arc::new(Shared { expected: Mutex::default(), limits, ledger: Arc::new(Ledger::default()) });
         let stop = CancellationToken::new();
-        tokio::spawn(stop.clone().run_until_cancelled_owned(accept(listener, shared.clone())));
+        let accepting = accept(listener, shared.clone()).in_current_span();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(accepting));
         Ok(Channel { addr, shared, _accepting: stop.drop_guard() })
     }
 
@@ -135,7 +137,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                tokio::spawn(tokio::time::timeout(HANDSHAKE, welcome(stream, shared.clone())));
+                let welcome = tokio::time::timeout(HANDSHAKE, welcome(stream, shared.clone()));
+                tokio::spawn(welcome.in_current_span());
             }
             Err(error) => {
                 // Out of descriptors, most likely: nothing to gain from trying again at once.

@@ -28,6 +28,7 @@ const STDERR_LINES: usize = 20;
 pub struct Child {
     pid: Pid,
     address: String,
+    sandboxed: bool,
     stderr: Arc<Mutex<VecDeque<String>>>,
     listening: Option<oneshot::Receiver<String>>,
     exit: watch::Receiver<Option<String>>,
@@ -72,7 +73,14 @@ impl Child {
                 .name("browser-stderr".into())
                 .spawn(move || read_stderr(stderr, &lines, found))?;
         }
-        Ok(Child { pid, address: String::new(), stderr: lines, listening: Some(listening), exit })
+        Ok(Child {
+            pid,
+            address: String::new(),
+            sandboxed: false,
+            stderr: lines,
+            listening: Some(listening),
+            exit,
+        })
     }
 
     /// Waits until it says where it listens, or why it does not. `sandbox`: whether it was to have one.
@@ -82,6 +90,7 @@ impl Child {
         tokio::select! {
             Ok(address) = listening => {
                 self.address = address;
+                self.sandboxed = sandbox;
                 Ok(self)
             }
             status = ended(&mut exit) => {
@@ -100,6 +109,11 @@ impl Child {
     /// The CDP address, `ws://127.0.0.1:…/devtools/browser/…`.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Whether it was started with its sandbox.
+    pub fn is_sandboxed(&self) -> bool {
+        self.sandboxed
     }
 
     /// The process id of the browser's main process, which leads its process group.

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::child::Child;
+use super::gateway::WayOut;
 use super::{profile, shm};
+use crate::config::{Config, SandboxMode};
 
 /// Everything that decides how the browser is started.
 #[derive(Clone, Debug)]
@@ -69,6 +71,25 @@ pub enum LaunchError {
 }
 
 impl LaunchSpec {
+    /// The browser that `config` describes, by the way out that was made for it.
+    pub fn new(config: &Config, binary: PathBuf, way_out: &WayOut) -> LaunchSpec {
+        LaunchSpec {
+            binary,
+            profile: config.profile.clone(),
+            headless: config.headless,
+            sandbox: match config.sandbox {
+                SandboxMode::Auto => Sandbox::Auto,
+                SandboxMode::On => Sandbox::On,
+                SandboxMode::Off => Sandbox::Off,
+            },
+            extra: config.chromium_args.clone(),
+            resolve: config.resolve.clone(),
+            pins: config.pins.clone(),
+            proxy_server: way_out.server.clone(),
+            proxy_bypass: way_out.bypass.clone(),
+        }
+    }
+
     /// The command line, one flag each with its reason. `port` is where CDP is to listen.
     fn flags(&self, port: u16, sandbox: bool, shm: bool) -> Vec<String> {
         let mut flags = vec![
@@ -156,7 +177,7 @@ impl LaunchSpec {
         if self.sandbox == Sandbox::Auto && root {
             tracing::warn!("running as root, where Chromium has no sandbox: it is off; run as another user");
         }
-        let complaint = shm::complaint();
+        let complaint = shm::complaint_about(&shm::room());
         if let Some(why) = &complaint {
             tracing::warn!(
                 "{why}: the browser keeps shared memory in files, which is slower; give it more (docker run --shm-size=1gb, or shm_size: 1gb in compose)"

@@ -1,4 +1,5 @@
-//! The browser, as the rest of the program sees it: a [`Browser`] that performs requests and says how it is.
+//! The browser, as the rest of the program sees it: a [`Browser`] that performs requests and says how it is, and
+//! [`Browsers`], one or several of them as one.
 //!
 //! ```text
 //! Browser ──fetch──> Carrier (channel) ══ WebSocket ══ carrier.js ──fetch──> the site
@@ -13,13 +14,14 @@ mod errands;
 mod faults;
 pub mod frame;
 pub mod gateway;
+mod group;
 mod keeper;
 pub mod launch;
 pub mod link;
 mod outbox;
 pub mod profile;
 mod session;
-mod shm;
+pub mod shm;
 mod signs;
 pub mod state;
 mod supervisor;
@@ -37,6 +39,7 @@ use crate::exchange::{Exchange, Head, PageRequest};
 use crate::site::challenge::{self, Wall};
 use carrier::Carrier;
 use channel::BufferLimits;
+pub use group::{Browsers, Miss, Missed, Seat, Wish};
 use launch::LaunchSpec;
 pub use link::Input;
 pub use session::is_signed_in;
@@ -102,6 +105,12 @@ impl Status {
         !self.carriers.is_empty()
     }
 
+    /// A carrier for new work, not `avoid` if there is another.
+    fn carrier(&self, avoid: Option<u64>) -> Option<&Carrier> {
+        let usable = self.carriers.iter().filter(|it| !it.is_closed());
+        usable.min_by_key(|it| Some(it.generation()) == avoid)
+    }
+
     /// The fault of a request for which there is no use in waiting until `deadline`; `None` if there is.
     fn hopeless(&self, deadline: Instant) -> Option<Fault> {
         match self.phase {
@@ -159,6 +168,22 @@ enum Command {
     Stop,
 }
 
+/// Why a carrier has not performed a request.
+enum NotDone {
+    /// For good, or the site may have it.
+    Fault(Fault),
+    /// Its page did not take it over, and never will.
+    NotTaken,
+    /// Its page was lost before the request left.
+    Lost,
+}
+
+impl From<Fault> for NotDone {
+    fn from(fault: Fault) -> NotDone {
+        NotDone::Fault(fault)
+    }
+}
+
 /// A handle to the browser; clones are handles to the same one. It runs until [`Browser::stop`], or until
 /// the last handle is dropped.
 #[derive(Clone)]
@@ -209,57 +234,68 @@ impl Browser {
     /// Waits for a page until `deadline`, and again if the page is lost before the request has left it. A
     /// request that may have reached the site is never sent again: its fault says `Sent::Maybe`. An answer
     /// that is a wall is a fault too, and has the page warmed again.
-    pub async fn fetch(&self, request: PageRequest, deadline: Instant) -> Result<(Head, Exchange), Fault> {
+    pub async fn fetch(&self, request: &PageRequest, deadline: Instant) -> Result<(Head, Exchange), Fault> {
         let mut avoid = None;
         loop {
             let carrier = self.carrier(deadline, avoid).await?;
-            // Only here is it sure: the sign-in may be younger than the request.
-            if !request.keyed && self.status.borrow().signed_in != Some(false) {
-                return Err(Fault::key_required());
+            match self.attempt(request, &carrier, deadline).await {
+                Ok(answer) => return Ok(answer),
+                Err(NotDone::Fault(fault)) => return Err(fault),
+                Err(NotDone::NotTaken) => avoid = Some(carrier.generation()),
+                Err(NotDone::Lost) => {}
             }
-            let mut exchange = carrier.fetch(request.clone());
-            let patience = TAKE_OVER + UPLOAD * (request.body_len() >> 20) as u32;
-            let head = match tokio::time::timeout(patience, exchange.head()).await {
-                Ok(head) => head,
-                Err(_) if exchange.withdraw() && Instant::now() >= deadline => {
-                    return Err(self.status().not_ready(deadline));
-                }
-                Err(_) if exchange.withdraw() => {
-                    tracing::info!("a page did not take a request over: trying another");
-                    avoid = Some(carrier.generation());
-                    continue;
-                }
-                Err(_) => exchange.head().await,
-            };
-            let fault = match head {
-                Ok(head) => match wall_in_place_of(&request, &head, &mut exchange).await {
-                    None => {
-                        if head.status == 401 {
-                            let _ = self.commands.send(Command::Doubted(carrier.generation()));
-                        }
-                        return Ok((head, exchange));
-                    }
-                    Some(wall) => faults::walled(wall),
-                },
-                Err(fault) if fault.kind() == FaultKind::PageLost && fault.sent() == Sent::No => {
-                    tracing::info!(
-                        cause = fault.cause(),
-                        "the page was lost before the request left: waiting"
-                    );
-                    continue;
-                }
-                Err(fault) => fault,
-            };
-            let wall = match fault.kind() {
-                FaultKind::Challenged => Some(Wall::Check),
-                FaultKind::SignInRequired => Some(Wall::SignIn),
-                _ => None,
-            };
-            if let Some(wall) = wall {
-                let _ = self.commands.send(Command::Walled(carrier.generation(), wall));
-            }
-            return Err(fault);
         }
+    }
+
+    /// Performs `request` in this carrier.
+    async fn attempt(
+        &self,
+        request: &PageRequest,
+        carrier: &Carrier,
+        deadline: Instant,
+    ) -> Result<(Head, Exchange), NotDone> {
+        // Only here is it sure: the sign-in may be younger than the request.
+        if !request.keyed && self.status.borrow().signed_in != Some(false) {
+            return Err(Fault::key_required().into());
+        }
+        let mut exchange = carrier.fetch(request.clone());
+        let patience = TAKE_OVER + UPLOAD * (request.body_len() >> 20) as u32;
+        let head = match tokio::time::timeout(patience, exchange.head()).await {
+            Ok(head) => head,
+            Err(_) if exchange.withdraw() && Instant::now() >= deadline => {
+                return Err(self.status().not_ready(deadline).into());
+            }
+            Err(_) if exchange.withdraw() => {
+                tracing::info!("a page did not take a request over: trying another");
+                return Err(NotDone::NotTaken);
+            }
+            Err(_) => exchange.head().await,
+        };
+        let fault = match head {
+            Ok(head) => match wall_in_place_of(request, &head, &mut exchange).await {
+                None => {
+                    if head.status == 401 {
+                        let _ = self.commands.send(Command::Doubted(carrier.generation()));
+                    }
+                    return Ok((head, exchange));
+                }
+                Some(wall) => faults::walled(wall),
+            },
+            Err(fault) if fault.kind() == FaultKind::PageLost && fault.sent() == Sent::No => {
+                tracing::info!(cause = fault.cause(), "the page was lost before the request left: waiting");
+                return Err(NotDone::Lost);
+            }
+            Err(fault) => fault,
+        };
+        let wall = match fault.kind() {
+            FaultKind::Challenged => Some(Wall::Check),
+            FaultKind::SignInRequired => Some(Wall::SignIn),
+            _ => None,
+        };
+        if let Some(wall) = wall {
+            let _ = self.commands.send(Command::Walled(carrier.generation(), wall));
+        }
+        Err(fault.into())
     }
 
     /// A carrier for new work, not `avoid` if there is another.
@@ -268,9 +304,7 @@ impl Browser {
         loop {
             let now = {
                 let status = status.borrow_and_update();
-                let usable = status.carriers.iter().filter(|it| !it.is_closed());
-                let best = usable.min_by_key(|it| Some(it.generation()) == avoid);
-                if let Some(carrier) = best {
+                if let Some(carrier) = status.carrier(avoid) {
                     return Ok(carrier.clone());
                 }
                 if let Some(fault) = status.hopeless(deadline) {

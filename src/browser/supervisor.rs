@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::MissedTickBehavior;
+use tracing::Instrument;
 
 use super::carrier::Carrier;
 use super::channel::Channel;
@@ -133,7 +134,8 @@ pub(super) async fn start(
     for action in todo {
         supervisor.perform(action);
     }
-    tokio::spawn(supervisor.run(commands, inbox));
+    // What is logged on the way says which browser it is about, where there are several.
+    tokio::spawn(supervisor.run(commands, inbox).in_current_span());
     Ok(receiver)
 }
 
@@ -350,24 +352,26 @@ impl Supervisor {
     /// As [`Supervisor::spawn`], for what reports only success: silence is judged by the machine.
     fn beat(&self, work: impl Future<Output = Option<Report>> + Send + 'static) {
         let (reports, incarnation) = (self.reports.clone(), self.incarnation);
-        tokio::spawn(async move {
+        let work = async move {
             if let Some(report) = work.await {
                 let _ = reports.send((incarnation, report));
             }
-        });
+        };
+        tokio::spawn(work.in_current_span());
     }
 
     fn launch(&mut self, suspicious: bool) {
         self.incarnation += 1;
         let (spec, dying) = (self.spec.launch.clone(), self.dying.take());
         let (reports, incarnation) = (self.reports.clone(), self.incarnation);
-        let start = tokio::spawn(async move {
+        let launch = async move {
             if let Some(dying) = dying {
                 let _ = dying.await; // the profile is free only then
             }
             let launched = Box::new(errands::launch(spec, suspicious).await);
             let _ = reports.send((incarnation, Report::Launched(launched)));
-        });
+        };
+        let start = tokio::spawn(launch.in_current_span());
         self.launching = Some(start.abort_handle());
     }
 
@@ -383,7 +387,7 @@ impl Supervisor {
             carrier.close();
         }
         if let Some(child) = self.child.take() {
-            self.dying = Some(tokio::spawn(child.kill()));
+            self.dying = Some(tokio::spawn(child.kill().in_current_span()));
         }
     }
 

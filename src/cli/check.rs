@@ -1,22 +1,10 @@
 //! `tabproxy check`: what will be used, and all that is wrong with it, before anything is served.
+//!
+//! The quick part of the doctor's examination: it uses the same looks.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
-
-use crate::access::{self, AccessKeys};
-use crate::accounts::Accounts;
-use crate::browser::launch::{find_chromium, is_program};
 use crate::browser::profile::ProfileLock;
-use crate::config::{Config, Problem, Settings};
-use crate::files::FileError;
-
-/// How long the browser may take to say its version.
-const VERSION_WAIT: Duration = Duration::from_secs(10);
+use crate::config::{Problem, Settings};
+use crate::doctor::{chromium, files, instance};
 
 /// What `tabproxy check` prints, and whether everything is in place: what will be used, then every mistake.
 ///
@@ -30,26 +18,23 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
 
     if !wrong(&problems, "TABPROXY_LISTEN") {
         line("listen", &config.listen);
-        if let Err(error) = TcpListener::bind(config.listen) {
-            problems.push(unusable_port(&config, &error));
-        }
+        problems.extend(instance::try_port(&config).err().map(|(_, problem)| problem));
     }
     if !wrong(&problems, "TABPROXY_ORIGIN") {
         line("origin", &config.origin);
     }
     if !wrong(&problems, "TABPROXY_CHROMIUM") {
-        match chromium(config.chromium.as_deref()) {
+        match chromium::find(&config) {
             Ok((path, version)) => line("chromium", &format!("{} ({version})", path.display())),
             Err(problem) => problems.push(problem),
         }
     }
     line("window", &if config.headless { "none (headless)" } else { "shown" });
     if !wrong(&problems, "TABPROXY_PROFILE") {
-        line("profile", &config.profile.display());
-        if let Err(error) = ProfileLock::take(&config.profile) {
-            // The error's text ends with its remedy, after the semicolon.
-            let text = error.to_string();
-            let (what, remedy) = text.rsplit_once("; ").unwrap_or((&text, "set it to a directory of yours"));
+        for profile in config.profiles() {
+            line("profile", &profile.display());
+            let Err(error) = ProfileLock::take(&profile) else { continue };
+            let (what, remedy) = files::told(&error);
             problems.push(problem(
                 "TABPROXY_PROFILE",
                 format!("TABPROXY_PROFILE (--profile): {what}"),
@@ -64,22 +49,10 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
             None => {}
         }
     }
-    for (variable, name, file) in [
-        ("TABPROXY_KEYS_FILE", "keys", config.keys_file.as_deref().map(|path| (path, keys_in(path)))),
-        (
-            "TABPROXY_ACCOUNTS_FILE",
-            "accounts",
-            config.accounts_file.as_deref().map(|path| (path, accounts_in(path))),
-        ),
-    ] {
+    for (name, file) in files::stored(&config) {
         match file {
-            Some((path, Ok(count))) => line(name, &format!("{} ({count})", path.display())),
-            Some((_, Err(error))) => {
-                let flag = variable.trim_start_matches("TABPROXY_").to_lowercase().replace('_', "-");
-                let remedy = "correct it, or make one (`tabproxy key new` for keys)";
-                problems.push(problem(variable, format!("{variable} (--{flag}): {error}"), remedy));
-            }
-            None => {}
+            Ok((path, count)) => line(name, &format!("{} ({count})", path.display())),
+            Err(problem) => problems.push(problem),
         }
     }
     line("paths", &config.allow_paths.join(","));
@@ -96,14 +69,7 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
     line("limits", &limits);
     if let Some(path) = &config.log_file {
         line("log file", &path.display());
-        if let Err(error) = try_log(path) {
-            let what = format!("TABPROXY_LOG_FILE (--log-file): cannot write to {}: {error}", path.display());
-            problems.push(problem(
-                "TABPROXY_LOG_FILE",
-                what,
-                "name a file in a directory that you may write to",
-            ));
-        }
+        problems.extend(files::try_log(path).err());
     }
     let ok = problems.is_empty();
     lines.extend(problems.iter().map(|it| format!("problem: {it}")));
@@ -115,83 +81,13 @@ pub(super) fn problem(variable: &'static str, what: impl Into<String>, remedy: i
     Problem { variable, what: what.into(), remedy: remedy.into() }
 }
 
-fn unusable_port(config: &Config, error: &io::Error) -> Problem {
-    let remedy = match error.kind() {
-        io::ErrorKind::AddrInUse => "stop the program that has the port, or choose another port",
-        io::ErrorKind::PermissionDenied => "choose a port from 1024 on",
-        _ => "choose an address of this machine, such as 127.0.0.1:3000",
-    };
-    problem(
-        "TABPROXY_LISTEN",
-        format!("TABPROXY_LISTEN (--listen): cannot serve on {}: {error}", config.listen),
-        remedy,
-    )
-}
-
-/// The browser to run and its version.
-fn chromium(named: Option<&Path>) -> Result<(PathBuf, String), Problem> {
-    let of = |what: String, remedy: &str| problem("TABPROXY_CHROMIUM", what, remedy);
-    let install = "install one (apt-get install chromium) or set TABPROXY_CHROMIUM to its path";
-    let path = match named {
-        Some(path) if is_program(path) => path.to_owned(),
-        Some(path) => {
-            let what = format!("TABPROXY_CHROMIUM (--chromium): {} is not a program", path.display());
-            return Err(of(what, install));
-        }
-        None => find_chromium()
-            .ok_or_else(|| of("TABPROXY_CHROMIUM (--chromium): no Chromium found".into(), install))?,
-    };
-    match version(&path) {
-        Ok(version) => Ok((path, version)),
-        Err(error) => {
-            let what = format!("TABPROXY_CHROMIUM (--chromium): {} does not run: {error}", path.display());
-            Err(of(what, "reinstall it, or set TABPROXY_CHROMIUM to a Chromium that runs"))
-        }
-    }
-}
-
-/// What `<program> --version` prints.
-fn version(program: &Path) -> io::Result<String> {
-    let mut command = Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    let (sender, said) = mpsc::channel();
-    if let Some(stdout) = child.stdout.take() {
-        std::thread::spawn(move || {
-            let mut text = String::new();
-            let read = stdout.take(4096).read_to_string(&mut text);
-            let _ = sender.send(read.map(|_| text));
-        });
-    }
-    let said = said.recv_timeout(VERSION_WAIT);
-    let _ = child.kill();
-    child.wait()?;
-    let text = said.map_err(|_| io::Error::other("it does not say its version in time"))??;
-    match text.trim() {
-        "" => Err(io::Error::other("it says no version")),
-        text => Ok(text.to_owned()),
-    }
-}
-
-fn keys_in(path: &Path) -> Result<usize, FileError> {
-    AccessKeys::open(Some(path))?;
-    if path.exists() { access::list(path).map(|it| it.len()) } else { Ok(0) }
-}
-
-fn accounts_in(path: &Path) -> Result<usize, FileError> {
-    Ok(Accounts::open(Some(path))?.states(Instant::now()).len())
-}
-
-/// Whether the log can be written; leaves no new file behind.
-fn try_log(path: &Path) -> io::Result<()> {
-    let new = !path.exists();
-    OpenOptions::new().append(true).create(true).open(path)?;
-    if new { std::fs::remove_file(path) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::path::Path;
+
     use super::*;
+    use crate::access;
 
     /// A stand-in for a browser that only says its version.
     fn fake_chromium(dir: &Path) -> String {

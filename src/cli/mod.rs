@@ -3,8 +3,10 @@
 //! It exists so that `--help` is the manual. It must not know how anything is served.
 
 mod check;
+pub mod doctor;
 pub mod health;
 pub mod keys;
+pub mod status;
 
 use std::path::PathBuf;
 
@@ -41,6 +43,10 @@ Examples:
     tabproxy check && tabproxy serve
     curl -N http://127.0.0.1:3000/backend-api/models -H 'Authorization: Bearer …'
 
+  Find out why it does not work, or whether nginx in front passes streams as they come:
+    tabproxy doctor
+    tabproxy doctor --nginx http://127.0.0.1/
+
   Make an access key, which callers need once somebody is signed in in the browser:
     export TABPROXY_KEYS_FILE=~/.config/tabproxy/keys.json
     tabproxy key new --name my-bot
@@ -60,6 +66,9 @@ pub enum Task {
     Practice(PracticeArgs),
     /// Check the configuration, the browser, the profile and the port; exit code 1 if anything is wrong
     Check(Box<Settings>),
+    /// Look at everything that serving needs: machine, browser, the way to the site, files, port, nginx. One line
+    /// for each, green, yellow or red, with a remedy; exit code 1 if anything is red
+    Doctor(Box<doctor::DoctorArgs>),
     /// Make, list and revoke access keys
     #[command(subcommand)]
     Key(KeyTask),
@@ -67,6 +76,8 @@ pub enum Task {
     Password,
     /// Ask a running server whether it is ready; exit code 0 if so, otherwise 1, and the reason
     Health(health::HealthArgs),
+    /// Show how a running server is, live on a terminal; q leaves
+    Status(status::StatusArgs),
 }
 
 /// How the demo runs. Other options of the browser are taken from the environment, as by `serve`.

@@ -5,7 +5,9 @@
 //! machine it reads the environment it is handed and the certificate file; nothing else.
 
 mod access;
+mod browsers;
 mod cert;
+mod instance;
 mod parse;
 mod proxy;
 mod settings;
@@ -23,14 +25,16 @@ use secrecy::SecretString;
 use url::Url;
 
 pub use access::{Cors, DEFAULT_API_TARGET, PASSWORD_HASH};
+pub use browsers::MOST_BROWSERS;
 pub use cert::pins_of;
+pub use instance::Instance;
 pub use parse::{Mistake, duration, headless, resolve, size};
 pub use proxy::{ProxyConfig, ProxyScheme, ProxyServer};
 pub use settings::Settings;
 
 /// The page that is kept open when nobody says another.
 pub const DEFAULT_ORIGIN: &str = "https://chat.openai.com/";
-/// The most exchanges that may run at once: a browser carries no more streams on one HTTP/2 connection.
+/// The most exchanges that may run at once in one browser: it carries no more streams on one HTTP/2 connection.
 pub const INFLIGHT_LIMIT: usize = 256;
 
 /// Everything that the operator decides, checked.
@@ -38,6 +42,8 @@ pub const INFLIGHT_LIMIT: usize = 256;
 pub struct Config {
     /// Where to serve; port 0 picks a free one.
     pub listen: SocketAddr,
+    /// What this instance is called.
+    pub instance: Instance,
     /// The page to keep open, http or https, without user name or password.
     pub origin: Url,
     /// The browser to run; `None` to look for one.
@@ -50,6 +56,9 @@ pub struct Config {
     pub headless: bool,
     /// Chromium's sandbox.
     pub sandbox: SandboxMode,
+    /// Browsers that run side by side, 1 to [`MOST_BROWSERS`], each with a profile of its own
+    /// ([`Config::profiles`]).
+    pub browsers: usize,
     /// Pages that stand ready to perform requests, 1 to 8.
     pub carriers: usize,
     /// A page is replaced after so many requests,
@@ -86,8 +95,11 @@ pub struct Config {
     pub api_target: Url,
     /// Beginnings of header names, lower-case, that the official API is not shown.
     pub strip_headers: Vec<String>,
-    /// Exchanges that run at once, 1 to [`INFLIGHT_LIMIT`].
+    /// Exchanges that run at once in all browsers, 1 to [`INFLIGHT_LIMIT`] for each of them.
     pub max_inflight: usize,
+    /// Exchanges that run at once in each browser, where there are several: what nobody has decided is shared out
+    /// evenly; otherwise each has what it can carry.
+    pub browser_inflight: usize,
     /// Requests that may wait.
     pub queue: usize,
     /// The longest wait in the queue.
@@ -96,6 +108,8 @@ pub struct Config {
     pub max_body: usize,
     /// How long running streams may go on after the server was told to stop.
     pub drain: Duration,
+    /// How long requests are still served before that, while `/readyz` says no already.
+    pub drain_grace: Duration,
     /// How long an event stream may be silent before a comment is put in; `None` for never.
     pub ping: Option<Duration>,
     /// How long a turn that is asked again joins its answer; `None` for never.
@@ -172,6 +186,7 @@ impl Config {
     fn defaults(origin: Url, env: &impl Fn(&str) -> Option<String>) -> Config {
         Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),
+            instance: Instance::of_host(),
             origin,
             chromium: None,
             chromium_args: Vec::new(),
@@ -179,6 +194,7 @@ impl Config {
                 .unwrap_or_else(|| std::env::temp_dir().join("tabproxy/profile")),
             headless: !parse::has_display(env),
             sandbox: SandboxMode::Auto,
+            browsers: 1,
             carriers: 2,
             page_exchanges: 2000,
             page_age: Duration::from_secs(6 * 3600),
@@ -200,11 +216,13 @@ impl Config {
             ],
             api_target: default_api_target(),
             strip_headers: Vec::new(),
-            max_inflight: 90,
+            max_inflight: browsers::INFLIGHT,
+            browser_inflight: browsers::INFLIGHT,
             queue: 256,
             queue_wait: Duration::from_secs(30),
             max_body: 32 << 20,
             drain: Duration::from_secs(20),
+            drain_grace: Duration::ZERO,
             ping: Some(Duration::from_secs(4)),
             join: Some(Duration::from_secs(5 * 60)),
             snapshots: false,
@@ -235,10 +253,12 @@ impl Settings {
         let mut r = Reader { env, problems: Vec::new() };
 
         r.read("TABPROXY_LISTEN", self.listen, &mut c.listen, parse::listen);
+        r.read("TABPROXY_INSTANCE", self.instance, &mut c.instance, instance::instance);
         r.read("TABPROXY_HOSTS", self.hosts, &mut c.hosts, parse::hosts);
         r.read("TABPROXY_ALLOW_PATHS", self.allow_paths, &mut c.allow_paths, parse::paths);
         r.read("TABPROXY_ALLOW_HEADERS", self.allow_headers, &mut c.allow_headers, parse::headers);
         r.read("TABPROXY_DRAIN", self.drain, &mut c.drain, duration);
+        r.read("TABPROXY_DRAIN_GRACE", self.drain_grace, &mut c.drain_grace, duration);
         r.read("TABPROXY_PING", self.ping, &mut c.ping, parse::ping);
         r.read("TABPROXY_JOIN", self.join, &mut c.join, parse::join);
         r.read("TABPROXY_FORMAT", self.format, &mut c.snapshots, parse::format);
@@ -284,6 +304,7 @@ impl Settings {
         }
         r.read("TABPROXY_HEADLESS", self.headless, &mut c.headless, |value| headless(value, env));
         r.read("TABPROXY_SANDBOX", self.sandbox, &mut c.sandbox, parse::sandbox);
+        r.read("TABPROXY_BROWSERS", self.browsers, &mut c.browsers, browsers::browsers);
         r.read("TABPROXY_CARRIERS", self.carriers, &mut c.carriers, parse::carriers);
         r.read("TABPROXY_PAGE_EXCHANGES", self.page_exchanges, &mut c.page_exchanges, parse::page_exchanges);
         r.read("TABPROXY_PAGE_AGE", self.page_age, &mut c.page_age, parse::page_age);
@@ -297,7 +318,13 @@ impl Settings {
         r.read("NO_PROXY", self.no_proxy, &mut bypass, proxy::bypass);
         c.proxy = ProxyConfig::new(https, http, all, bypass);
 
-        r.read("TABPROXY_MAX_INFLIGHT", self.max_inflight, &mut c.max_inflight, parse::inflight);
+        let browsers = c.browsers;
+        c.max_inflight = browsers::INFLIGHT * browsers;
+        if r.read("TABPROXY_MAX_INFLIGHT", self.max_inflight, &mut c.max_inflight, |value| {
+            browsers::inflight(value, browsers)
+        }) {
+            c.browser_inflight = INFLIGHT_LIMIT;
+        }
         r.read("TABPROXY_QUEUE", self.queue, &mut c.queue, parse::queue);
         r.read("TABPROXY_QUEUE_WAIT", self.queue_wait, &mut c.queue_wait, duration);
         r.read("TABPROXY_MAX_BODY", self.max_body, &mut c.max_body, size);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use url::{Host, ParseError, Url};
 
-use super::{Hosts, INFLIGHT_LIMIT, LogFormat, SandboxMode};
+use super::{Hosts, LogFormat, SandboxMode};
 
 /// The longest queue.
 const QUEUE_LIMIT: usize = 65_536;
@@ -314,8 +314,8 @@ const NEVER: [&str; 20] = [
     "forwarded",
 ];
 
-const NEVER_PREFIXES: [&str; 5] =
-    ["sec-", "proxy-", "x-forwarded-", "access-control-", "content-security-policy"];
+const NEVER_PREFIXES: [&str; 6] =
+    ["sec-", "proxy-", "x-forwarded-", "x-tabproxy-", "access-control-", "content-security-policy"];
 
 pub(super) fn headers(value: &str) -> Result<Vec<String>, Mistake> {
     let remedy = "list header names separated by commas, as x-request-id";
@@ -325,22 +325,13 @@ pub(super) fn headers(value: &str) -> Result<Vec<String>, Mistake> {
         })?;
         let name = name.as_str();
         if NEVER.contains(&name) || NEVER_PREFIXES.iter().any(|it| name.starts_with(it)) {
-            let what = format!("has the entry `{name}`, which never passes: it is the browser's own");
+            let what =
+                format!("has the entry `{name}`, which never passes: it is the browser's own, or tabproxy's");
             return Err(Mistake::new(what, "leave it out"));
         }
         Ok(name.to_owned())
     };
     list(value).map(read).collect()
-}
-
-pub(super) fn inflight(value: &str) -> Result<usize, Mistake> {
-    let number = value.parse().ok().filter(|it| (1..=INFLIGHT_LIMIT).contains(it));
-    number.ok_or_else(|| {
-        Mistake::new(
-            format!("is `{value}`, which is not a number from 1 to {INFLIGHT_LIMIT}"),
-            "a browser runs at most 256 streams on one HTTP/2 connection; 90 is a good start",
-        )
-    })
 }
 
 pub(super) fn carriers(value: &str) -> Result<usize, Mistake> {

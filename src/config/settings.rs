@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-/// The options of `serve` and `check`, as given. [`Settings::check`] makes a [`super::Config`] of them.
+/// The options of `serve`, `check` and `doctor`, as given. [`Settings::check`] makes a [`super::Config`] of them.
 ///
 /// `None` and empty text both mean "not given". It has no `Debug`: a proxy's password may be in it.
 #[derive(Clone, Default, clap::Args)]
@@ -15,6 +15,11 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_LISTEN", hide_env_values = true, value_name = "ADDR:PORT")]
     #[arg(help_heading = "Serving")]
     pub listen: Option<String>,
+    /// What this instance is called, in the log, the metrics and the header x-tabproxy-instance of each answer:
+    /// letters, digits, dots, dashes and underscores, at most 64 [default: the host's name]
+    #[arg(long, env = "TABPROXY_INSTANCE", hide_env_values = true, value_name = "NAME")]
+    #[arg(help_heading = "Serving")]
+    pub instance: Option<String>,
     /// Names this server answers to (the Host header), separated by commas, or * for any. Loopback names and
     /// IP addresses are always answered. Example: chat.example.com,proxy [default: none besides those]
     #[arg(long, env = "TABPROXY_HOSTS", hide_env_values = true, value_name = "NAMES")]
@@ -35,6 +40,11 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_DRAIN", hide_env_values = true, value_name = "TIME")]
     #[arg(help_heading = "Serving")]
     pub drain: Option<String>,
+    /// How long requests are still served after SIGTERM, before the drain begins, while /readyz says no already:
+    /// for balancers that look at it. The same forms; at most 24h [default: 0s]
+    #[arg(long, env = "TABPROXY_DRAIN_GRACE", hide_env_values = true, value_name = "TIME")]
+    #[arg(help_heading = "Serving")]
+    pub drain_grace: Option<String>,
     /// How long an event stream may be silent before a comment line keeps it alive, for callers that accept
     /// event streams; 100ms at least, or off [default: 4s]
     #[arg(long, env = "TABPROXY_PING", hide_env_values = true, value_name = "TIME")]
@@ -140,6 +150,12 @@ pub struct Settings {
     #[arg(help_heading = "The browser")]
     pub sandbox: Option<String>,
 
+    /// Browsers that run side by side, 1 to 16, for more streams than one carries. Each takes about 450 MB, has a
+    /// profile of its own (the second one's is the directory of --profile with -2 at its end, and so on), and is
+    /// signed in by itself, through the console [default: 1]
+    #[arg(long, env = "TABPROXY_BROWSERS", hide_env_values = true, value_name = "N")]
+    #[arg(help_heading = "The browser")]
+    pub browsers: Option<String>,
     /// Pages that stand ready to perform requests, 1 to 8: one more than works at a time, so that one that
     /// crashes costs milliseconds [default: 2]
     #[arg(long, env = "TABPROXY_CARRIERS", hide_env_values = true, value_name = "N")]
@@ -175,7 +191,8 @@ pub struct Settings {
     #[arg(long, value_name = "HOSTS", help_heading = "The way out")]
     pub no_proxy: Option<String>,
 
-    /// Exchanges that run at once, 1 to 256: a browser runs no more on one HTTP/2 connection [default: 90]
+    /// Exchanges that run at once, 1 to 256 for each browser: it runs no more on one HTTP/2 connection
+    /// [default: 90 for each browser]
     #[arg(long, env = "TABPROXY_MAX_INFLIGHT", hide_env_values = true, value_name = "N")]
     #[arg(help_heading = "Limits")]
     pub max_inflight: Option<String>,

@@ -19,6 +19,7 @@ impl Config {
         let flag = |it: &String| it.split('=').next().unwrap_or_default().to_owned();
         vec![
             ("TABPROXY_LISTEN", self.listen.to_string()),
+            ("TABPROXY_INSTANCE", self.instance.name().to_owned()),
             (
                 "TABPROXY_HOSTS",
                 match &self.hosts {
@@ -29,6 +30,7 @@ impl Config {
             ("TABPROXY_ALLOW_PATHS", list(&self.allow_paths)),
             ("TABPROXY_ALLOW_HEADERS", list(&self.allow_headers)),
             ("TABPROXY_DRAIN", format!("{:?}", self.drain)),
+            ("TABPROXY_DRAIN_GRACE", format!("{:?}", self.drain_grace)),
             ("TABPROXY_PING", self.ping.map_or("off".into(), |it| format!("{it:?}"))),
             ("TABPROXY_KEYS_FILE", file(self.keys_file.as_deref())),
             ("TABPROXY_ACCOUNTS_FILE", file(self.accounts_file.as_deref())),
@@ -63,6 +65,7 @@ impl Config {
                 }
                 .into(),
             ),
+            ("TABPROXY_BROWSERS", self.browsers.to_string()),
             ("TABPROXY_CARRIERS", self.carriers.to_string()),
             ("TABPROXY_PAGE_EXCHANGES", self.page_exchanges.to_string()),
             ("TABPROXY_PAGE_AGE", format!("{:?}", self.page_age)),

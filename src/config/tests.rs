@@ -28,6 +28,7 @@ fn problem(variable: &str, value: &str) -> String {
 fn the_defaults_are_those_of_the_table() {
     let config = check(&[]).unwrap();
     assert_eq!(config.listen.to_string(), "127.0.0.1:3000");
+    assert!(!config.instance.is_given() && !config.instance.name().is_empty());
     assert_eq!(config.origin.as_str(), "https://chat.openai.com/");
     assert_eq!(config.chromium, None);
     assert!(config.chromium_args.is_empty() && config.resolve.is_empty() && config.pins.is_empty());
@@ -38,8 +39,10 @@ fn the_defaults_are_those_of_the_table() {
     assert_eq!(config.allow_paths, ["/backend-api/", "/backend-anon/"]);
     assert!(config.allow_headers.is_empty());
     assert_eq!(config.hosts, Hosts::Names(Vec::new()));
-    assert_eq!((config.max_inflight, config.queue), (90, 256));
+    assert_eq!((config.max_inflight, config.queue, config.browsers), (90, 256, 1));
+    assert_eq!(config.profiles(), std::slice::from_ref(&config.profile));
     assert_eq!((config.queue_wait, config.drain), (Duration::from_secs(30), Duration::from_secs(20)));
+    assert_eq!(config.drain_grace, Duration::ZERO);
     assert_eq!(config.max_body, 32 * 1024 * 1024);
     assert_eq!(config.ping, Some(Duration::from_secs(4)));
     assert_eq!((config.join, config.busy_waits), (Some(Duration::from_secs(300)), true));
@@ -57,6 +60,7 @@ fn the_defaults_are_those_of_the_table() {
 fn empty_is_unset() {
     let names = [
         "LISTEN",
+        "INSTANCE",
         "ORIGIN",
         "CHROMIUM",
         "CHROMIUM_ARGS",
@@ -77,6 +81,7 @@ fn empty_is_unset() {
         "QUEUE_WAIT",
         "MAX_BODY",
         "DRAIN",
+        "DRAIN_GRACE",
         "PING",
         "JOIN",
         "FORMAT",
@@ -102,7 +107,10 @@ fn empty_is_unset() {
     assert_eq!(checked(settings, &[("TABPROXY_QUEUE", "x")]).unwrap().queue, 256, "an empty flag resets");
 }
 
-const BAD: [(&str, &str, &str); 58] = [
+const BAD: [(&str, &str, &str); 61] = [
+    ("TABPROXY_INSTANCE", "two words", "tabproxy-0"),
+    ("TABPROXY_INSTANCE", "a\r\nset-cookie: b", "`\\r`"),
+    ("TABPROXY_DRAIN_GRACE", "soon", "write seconds"),
     ("TABPROXY_LISTEN", "3000", "127.0.0.1:3000"),
     ("TABPROXY_LISTEN", "example.com:80", "127.0.0.1:3000"),
     ("TABPROXY_ORIGIN", "chatgpt.com", "write https://chatgpt.com"),
@@ -270,7 +278,7 @@ fn proxies_come_from_the_flag_then_lower_case_then_upper_case() {
 }
 
 /// Every option that `check` reads, and three that are everybody's.
-const OPTIONS: [&str; 21] = [
+const OPTIONS: [&str; 22] = [
     "TABPROXY_LISTEN",
     "TABPROXY_HOSTS",
     "TABPROXY_ALLOW_PATHS",
@@ -284,6 +292,7 @@ const OPTIONS: [&str; 21] = [
     "TABPROXY_PROFILE",
     "TABPROXY_HEADLESS",
     "TABPROXY_SANDBOX",
+    "TABPROXY_BROWSERS",
     "TABPROXY_MAX_INFLIGHT",
     "TABPROXY_QUEUE",
     "TABPROXY_QUEUE_WAIT",
@@ -303,7 +312,9 @@ proptest::proptest! {
     ) {
         match check(&[(option, &value)]) {
             Ok(config) => {
-                assert!((1..=INFLIGHT_LIMIT).contains(&config.max_inflight) && config.max_body > 0);
+                let most = INFLIGHT_LIMIT * config.browsers;
+                assert!((1..=most).contains(&config.max_inflight) && config.max_body > 0);
+                assert!((1..=MOST_BROWSERS).contains(&config.browsers));
                 assert!(config.allow_paths.iter().all(|it| it.starts_with('/') && !it.starts_with("//")));
                 assert!(matches!(config.origin.scheme(), "http" | "https"));
                 assert!(config.profile.is_absolute());
@@ -321,6 +332,22 @@ proptest::proptest! {
             assert!(!format!("{mistake:?}").contains("hunter2canary"), "{mistake:?}");
         }
     }
+}
+
+#[test]
+fn several_browsers_have_a_profile_each_and_take_as_many_requests_more() {
+    let config = check(&[("TABPROXY_BROWSERS", "3"), ("TABPROXY_PROFILE", "/data/profile")]).unwrap();
+    let profiles = ["/data/profile", "/data/profile-2", "/data/profile-3"].map(PathBuf::from);
+    assert_eq!(config.profiles(), profiles);
+    assert_eq!((config.max_inflight, config.browser_inflight), (270, 90));
+    let config = check(&[("TABPROXY_BROWSERS", "2"), ("TABPROXY_MAX_INFLIGHT", "512")]).unwrap();
+    assert_eq!((config.max_inflight, config.browser_inflight), (512, INFLIGHT_LIMIT));
+    for (value, words) in [("0", "from 1 to 16"), ("17", "from 1 to 16"), ("two", "`two`")] {
+        assert!(problem("TABPROXY_BROWSERS", value).contains(words));
+    }
+    assert!(problem("TABPROXY_MAX_INFLIGHT", "257").contains("TABPROXY_BROWSERS"));
+    let both = check(&[("TABPROXY_BROWSERS", "2"), ("TABPROXY_MAX_INFLIGHT", "513")]).unwrap_err();
+    assert!(both.len() == 1 && both[0].what.contains("1 to 512"), "{both:?}");
 }
 
 #[test]

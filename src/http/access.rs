@@ -33,7 +33,7 @@ use super::{App, home, path, peer, plugin, relay, shape};
 use crate::access::{self, AccessKeys, Holder};
 use crate::accounts::{AccountLease, Accounts, NoAccount, PAGE};
 use crate::error::{Fault, FaultKind};
-use crate::exchange::{Exchange, Head, PageRequest};
+use crate::exchange::{Head, PageRequest};
 use crate::telemetry::figures::Refusals;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -175,17 +175,12 @@ impl Caller {
         Ok(())
     }
 
-    /// Notes which conversation an answer begins or goes on with, as it passes.
-    pub fn follow(&self, gate: &Gate, head: &Head, exchange: &mut Exchange) {
-        let is_stream = |(name, value): &(String, String)| {
-            name == "content-type" && value.starts_with("text/event-stream")
-        };
-        if let Some(lease) = self.lease.clone().filter(|_| head.headers.iter().any(is_stream)) {
-            let accounts = gate.accounts.clone();
-            // The name alone: the loan ends with the exchange.
-            let name = lease.name().to_owned();
-            exchange.watch(home::watch(move |conversation| accounts.remember(conversation, &name)));
-        }
+    /// What notes that a conversation belongs to the account that was lent, if one was.
+    pub fn note(&self, gate: &Gate) -> Option<impl Fn(&str) + Send + 'static> {
+        let accounts = gate.accounts.clone();
+        // The name alone: the loan ends with the exchange.
+        let name = self.lease.as_ref()?.name().to_owned();
+        Some(move |conversation: &str| accounts.remember(conversation, &name))
     }
 
     /// The site has answered: an account that it wants no more of rests, one that it does not know is marked.
@@ -251,8 +246,9 @@ pub(super) async fn layer(State(app): State<Arc<App>>, mut request: Request, nex
 /// of their own.
 fn is_for_everybody(path: &str) -> bool {
     let own = ["/admin/", "/console/"];
-    matches!(path, "/healthz" | "/readyz" | "/metrics" | "/ping" | "/openapi.json" | "/docs" | "/console")
-        || own.iter().any(|it| path.starts_with(it))
+    let about =
+        ["/healthz", "/healthz/stream", "/readyz", "/metrics", "/ping", "/openapi.json", "/docs", "/console"];
+    about.contains(&path) || own.iter().any(|it| path.starts_with(it))
 }
 
 fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {

@@ -24,6 +24,8 @@ struct Shared {
     /// By number, so in the order of their arrival.
     entries: Mutex<BTreeMap<u64, Arc<About>>>,
     next: AtomicU64,
+    /// Of all event streams, also of those that have ended.
+    events: AtomicU64,
 }
 
 impl Shared {
@@ -128,6 +130,11 @@ impl Board {
         (entries.len(), entries.values().take(SHOWN).map(seen).collect())
     }
 
+    /// Events of event streams that have gone out so far.
+    pub fn events(&self) -> u64 {
+        self.shared.events.load(Ordering::Relaxed)
+    }
+
     /// Stops the request of this id; whether there is one.
     pub fn stop(&self, id: &str) -> bool {
         let entries = self.shared.entries();
@@ -145,8 +152,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// So many bytes more of the answer have gone out.
-    pub fn pass(&self, bytes: usize) {
+    /// So many bytes more of the answer have gone out, and with them the ends of so many events.
+    pub fn pass(&self, bytes: usize, events: u64) {
+        self.shared.events.fetch_add(events, Ordering::Relaxed);
         self.about.reach(Stage::Answers);
         self.about.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -190,8 +198,8 @@ mod tests {
         b.mark().asked();
         let stages = || board.look().1.iter().map(|it| it.stage).collect::<Vec<_>>();
         assert_eq!(stages(), [Stage::Waits, Stage::Asked]);
-        a.pass(5);
-        a.pass(2);
+        a.pass(5, 1);
+        a.pass(2, 0);
         a.mark().asked();
         assert_eq!(stages(), [Stage::Answers, Stage::Asked]);
         let (count, seen) = board.look();
@@ -204,6 +212,6 @@ mod tests {
         let more: Vec<_> = (0..SHOWN).map(|_| board.put("n", "GET", "/", now)).collect();
         assert_eq!((board.look().0, board.look().1.len()), (SHOWN + 1, SHOWN));
         drop((a, more));
-        assert_eq!(board.look(), (0, Vec::new()));
+        assert_eq!((board.look(), board.events()), ((0, Vec::new()), 1));
     }
 }

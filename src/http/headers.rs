@@ -10,6 +10,10 @@ use url::Url;
 
 use crate::exchange::Head;
 
+/// Headers between us and our callers: what the site says under such a name is not ours, and what a caller says is
+/// not for the site.
+pub(super) const OURS: &str = "x-tabproxy-";
+
 const TO_PAGE: [&str; 12] = [
     "accept",
     "authorization",
@@ -43,7 +47,7 @@ const NEVER_TO_PAGE: [&str; 14] = [
     "upgrade",
     "user-agent",
 ];
-const NEVER_TO_PAGE_PREFIXES: [&str; 3] = ["sec-", "proxy-", "x-forwarded-"];
+const NEVER_TO_PAGE_PREFIXES: [&str; 4] = ["sec-", "proxy-", "x-forwarded-", OURS];
 
 const TO_CLIENT: [&str; 18] = [
     "accept-ranges",
@@ -82,7 +86,7 @@ const NEVER_TO_CLIENT: [&str; 12] = [
     "transfer-encoding",
     "upgrade",
 ];
-const NEVER_TO_CLIENT_PREFIXES: [&str; 3] = ["access-control-", "content-security-policy", "proxy-"];
+const NEVER_TO_CLIENT_PREFIXES: [&str; 4] = ["access-control-", "content-security-policy", "proxy-", OURS];
 
 /// The caller's headers that go into the page, in their order. `extra` names the operator's additions.
 pub fn to_page(headers: &HeaderMap, extra: &[String]) -> Vec<(String, String)> {
@@ -224,6 +228,7 @@ mod tests {
         }
         let never = [
             "cookie",
+            "x-tabproxy-instance",
             "host",
             "origin",
             "referer",
@@ -267,6 +272,7 @@ mod tests {
         }
         let never = [
             "set-cookie",
+            "x-tabproxy-instance",
             "content-security-policy",
             "content-security-policy-report-only",
             "alt-svc",

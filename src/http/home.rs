@@ -1,11 +1,17 @@
 //! Which conversation a request belongs to, and which one an answer begins: with stored accounts used in turn, a
-//! conversation has to go on with the account that it was begun with.
+//! conversation has to go on with the account that it was begun with, and with several browsers in the browser.
 //!
 //! Looks, and changes nothing. Pure.
 
 use serde::Deserialize;
 
-use crate::exchange::PageRequest;
+use crate::exchange::{Head, PageRequest};
+
+/// Whether an answer is a stream, which names its conversation.
+pub(super) fn is_stream(head: &Head) -> bool {
+    let is = |it: &(String, String)| it.0 == "content-type" && it.1.starts_with("text/event-stream");
+    head.headers.iter().any(is)
+}
 
 /// A stream names its conversation in its first events.
 const LOOK: usize = 64 * 1024;
@@ -19,11 +25,11 @@ struct Body {
 /// The conversation that `request` is about, by its path, its query, or its body.
 pub(super) fn conversation_of(request: &PageRequest) -> Option<String> {
     let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
-    let rest = path.strip_prefix("/backend-api/")?;
+    let rest = path.strip_prefix("/backend-api/").or_else(|| path.strip_prefix("/backend-anon/"))?;
     let named = query.split('&').find_map(|it| it.strip_prefix("conversation_id="));
     let segments: Vec<_> = rest.split('/').collect();
     match segments[..] {
-        ["conversation"] | ["conversation", "message_feedback"] => {
+        ["conversation"] | ["f", "conversation"] | ["conversation", "message_feedback"] => {
             let body = request.body.concat();
             serde_json::from_slice::<Body>(&body).ok()?.conversation_id
         }
@@ -78,7 +84,9 @@ mod tests {
             ("/backend-api/conversation/gen_title/c-1", "{}", Some("c-1")),
             ("/backend-api/synthesize?message_id=m&conversation_id=c-1&voice=v", "", Some("c-1")),
             ("/backend-api/conversations?offset=0", "", None),
-            ("/backend-anon/conversation/c-1", "", None),
+            ("/backend-anon/conversation/c-1", "", Some("c-1")),
+            ("/backend-api/f/conversation", r#"{"conversation_id":"c-1"}"#, Some("c-1")),
+            ("/api/auth/session", "", None),
         ] {
             assert_eq!(of(path, body).as_deref(), expected, "{path} {body}");
         }

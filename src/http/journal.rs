@@ -125,11 +125,13 @@ impl Line {
     fn pass(&mut self, piece: &Bytes) {
         if *piece != PING {
             self.bytes += piece.len() as u64;
-            if let Some(entry) = &self.entry {
-                entry.pass(piece.len());
-            }
-            if let Some(events) = &mut self.events {
+            let ended = self.events.as_mut().map_or(0, |events| {
+                let before = events.count();
                 events.pass(piece);
+                events.count() - before
+            });
+            if let Some(entry) = &self.entry {
+                entry.pass(piece.len(), ended);
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The side that callers see: HTTP/1.1 and HTTP/2 on one port, and what may pass.
 //!
 //! ```text
-//! connection ──> journal ──> guard (Host, Origin) ──> cors ──> /k/KEY off, earlier names to ours (compat)
-//!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health)
+//! connection ──> instance ──> journal ──> guard (Host, Origin) ──> cors ──> /k/KEY off, earlier names to ours (compat)
+//!   ──> access: who asks? ──┬──> /healthz /readyz /metrics /ping   (health, ticks)
 //!                           ├──> /openapi.json /docs               (openapi)
 //!                           ├──> /admin/*                          (admin)
 //!                           ├──> /console                          (console)
@@ -33,6 +33,7 @@ pub mod headers;
 mod health;
 mod history;
 mod home;
+mod instance;
 mod journal;
 mod openapi;
 mod page;
@@ -47,6 +48,7 @@ mod server;
 mod shape;
 mod signed;
 mod throttle;
+mod ticks;
 mod upload;
 mod upstream;
 
@@ -54,17 +56,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware;
 use axum::routing::{any, get, patch, post};
 use ipnet::IpNet;
+use tokio_util::sync::CancellationToken;
 use tower::util::option_layer;
 use tower_http::cors::{
     AllowHeaders, AllowMethods, AllowOrigin, AllowPrivateNetwork, CorsLayer, ExposeHeaders,
 };
 
+use crate::accounts::Homes;
 use crate::admission::Admission;
-use crate::browser::Browser;
+use crate::browser::Browsers;
 use crate::config::Cors;
 use crate::telemetry::metrics::Metrics;
 use crate::turns::Turns;
@@ -116,14 +120,20 @@ pub struct Policy {
 
 /// Everything that the routes work with.
 pub struct App {
-    /// The browser that performs requests.
-    pub browser: Browser,
+    /// The browser that performs requests, or several of them.
+    pub browser: Browsers,
+    /// Where there are several: the one that each conversation was begun in, counted from 0.
+    pub homes: Arc<Homes<usize>>,
     /// The door before it.
     pub admission: Admission,
     /// Where everything is counted.
     pub metrics: Metrics,
     /// What requests may do.
     pub policy: Policy,
+    /// What this instance is called.
+    pub instance: HeaderValue,
+    /// Cancelled once the server is to stop; requests are served for a while yet.
+    pub leaving: CancellationToken,
     /// One turn at a time in each conversation.
     pub floor: Floor,
     /// The turns of the last minutes that may be asked again.
@@ -156,6 +166,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/backend-api/conversation/{id}", any(history::handle))
         .route("/backend-api/synthesize", any(history::speech))
         .route("/healthz", get(health::alive).fallback(health::wrong_method))
+        .route("/healthz/stream", ticks::route())
         .route("/readyz", get(health::ready).fallback(health::wrong_method))
         .route("/metrics", get(health::metrics).fallback(health::wrong_method))
         .route("/openapi.json", get(openapi::json).fallback(health::wrong_method))
@@ -178,6 +189,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), relay::layer))
         .layer(middleware::from_fn_with_state(app.clone(), access::layer))
         .with_state(app.clone());
+    let name = app.instance.clone();
     // What changes a path has to come before the routes are chosen, and so around all of them.
     Router::new()
         .fallback_service(routes)
@@ -187,6 +199,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), guard::layer))
         .layer(middleware::from_fn_with_state(app.board.clone(), journal::layer))
         .layer(middleware::from_fn_with_state(app, peer::layer))
+        .layer(middleware::from_fn_with_state(name, instance::layer))
 }
 
 /// What pages of other sites are told. No cookies of theirs: a caller shows a key in a header, if any.

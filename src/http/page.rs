@@ -22,10 +22,11 @@ use super::body::{Account, Answer, AnswerBody};
 use super::pulse::{self, Pulse};
 use super::reply::{self, Asked};
 use super::upload::{self, Upload};
-use super::{App, headers, path};
+use super::{App, headers, home, path};
 use crate::admission::Permit;
+use crate::browser::{Miss, Seat, Wish};
 use crate::error::{Fault, FaultKind};
-use crate::exchange::{Exchange, PageRequest};
+use crate::exchange::{Exchange, Head, PageRequest};
 use crate::telemetry::metrics::Outcome;
 use crate::translate::Translate;
 
@@ -163,15 +164,25 @@ pub(super) async fn send(
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
     caller.settle(&app.gate, &mut request)?;
-    if caller.uses_page {
-        app.signed.authorize(&mut request, &app.browser, deadline).await?;
-    }
-    caller.asks();
-    let (head, mut exchange) = app.browser.fetch(request, deadline).await?;
+    let conversation = (app.browser.count() > 1).then(|| home::conversation_of(&request)).flatten();
+    let home = conversation.as_ref().and_then(|it| app.homes.of(it));
+    let mut wish = Wish { home, signed_in: caller.uses_page, missed: None };
+    let (head, mut exchange, browser) = loop {
+        let seat = app.browser.choose(&wish, deadline).await?;
+        let browser = seat.number();
+        match perform_in(&app, seat, &mut request, &caller, deadline).await {
+            Ok((head, exchange)) => break (head, exchange, browser),
+            Err(Miss::Fault(fault)) => return Err(fault),
+            Err(Miss::Unsent(missed)) => wish.missed = Some(missed),
+        }
+    };
     caller.answered(&head);
-    caller.follow(&app.gate, &head, &mut exchange);
+    follow(&app, &caller, browser, &head, &mut exchange);
+    if let Some(conversation) = conversation.filter(|_| (200..300).contains(&head.status)) {
+        app.homes.remember(&conversation, browser);
+    }
     if head.status == 401 && caller.uses_page {
-        app.signed.forget().await;
+        app.signed.forget(browser).await;
     }
     permit.carry(caller.lease());
     let status = StatusCode::from_u16(head.status).map_err(|error| {
@@ -179,9 +190,41 @@ pub(super) async fn send(
     })?;
     app.metrics.head_after(arrived.elapsed());
     let origin = head.headers.iter().any(|(name, _)| name == "location");
-    let origin = origin.then(|| app.browser.status().origin).flatten();
+    let origin = origin.then(|| app.browser.get(browser)?.status().origin).flatten();
     let headers = headers::to_client(&head, origin.as_deref(), &app.policy.allow_headers);
     Ok(Answer { status, headers, exchange, permit })
+}
+
+/// Performs a request in the browser that was chosen for it, with that one's own sign-in if it relies on it.
+async fn perform_in(
+    app: &App,
+    seat: Seat,
+    request: &mut PageRequest,
+    caller: &Caller,
+    deadline: Instant,
+) -> Result<(Head, Exchange), Miss> {
+    if caller.uses_page {
+        app.signed.authorize(request, &seat, deadline).await?;
+    }
+    caller.asks();
+    seat.fetch(request, deadline).await
+}
+
+/// Notes which conversation an answer begins or goes on with, as it passes, where that matters for the next turn.
+fn follow(app: &App, caller: &Caller, browser: usize, head: &Head, exchange: &mut Exchange) {
+    let account = caller.note(&app.gate);
+    let homes = (app.browser.count() > 1).then(|| app.homes.clone());
+    if !home::is_stream(head) || account.is_none() && homes.is_none() {
+        return;
+    }
+    exchange.watch(home::watch(move |conversation| {
+        if let Some(note) = &account {
+            note(conversation);
+        }
+        if let Some(homes) = &homes {
+            homes.remember(conversation, browser);
+        }
+    }));
 }
 
 /// The site's own head, and the rest of its answer.

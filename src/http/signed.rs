@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use super::path::SESSION;
 use crate::accounts;
-use crate::browser::Browser;
+use crate::browser::{Miss, Seat};
 use crate::error::Fault;
 use crate::exchange::PageRequest;
 
@@ -23,33 +23,44 @@ const KEEP_NONE: Duration = Duration::from_secs(5);
 /// A longer answer is none.
 const LARGEST: usize = 256 * 1024;
 
-/// The access token of whoever is signed in in the browser.
-#[derive(Debug, Default)]
+/// What the site said, and when; `None` in the pair: it gave no token.
+type Kept = Mutex<Option<(Option<SecretString>, Instant)>>;
+
+/// The access token of whoever is signed in in each browser.
+#[derive(Debug)]
 pub struct SignedIn {
-    /// `None` in the pair: the site gave none.
-    kept: Mutex<Option<(Option<SecretString>, Instant)>>,
+    kept: Vec<Kept>,
 }
 
 impl SignedIn {
-    /// Adds the token to a request that goes to the site's API with the browser's own sign-in.
+    /// For so many browsers.
+    pub fn new(browsers: usize) -> SignedIn {
+        SignedIn { kept: (0..browsers).map(|_| Kept::default()).collect() }
+    }
+
+    /// Adds the token to a request that goes to the site's API with the own sign-in of the browser that was
+    /// chosen for it.
     ///
     /// # Errors
     /// Why the site could not be asked. The request itself has not left.
     pub async fn authorize(
         &self,
         request: &mut PageRequest,
-        browser: &Browser,
+        seat: &Seat,
         deadline: Instant,
-    ) -> Result<(), Fault> {
+    ) -> Result<(), Miss> {
+        let Some(kept) = self.kept.get(seat.number()) else { return Ok(()) };
         if !request.path.starts_with("/backend-api/") {
             return Ok(());
         }
-        let mut kept = self.kept.lock().await;
+        // One of another browser, where the request has been tried in vain.
+        request.headers.retain(|(name, _)| name != "authorization");
+        let mut kept = kept.lock().await;
         let is_old = |token: &Option<_>, since: &Instant| {
             since.elapsed() > if token.is_some() { KEEP } else { KEEP_NONE }
         };
         if kept.as_ref().is_none_or(|(token, since)| is_old(token, since)) {
-            *kept = Some((ask(browser, deadline).await?, Instant::now()));
+            *kept = Some((ask(seat, deadline).await?, Instant::now()));
         }
         if let Some((Some(token), _)) = &*kept {
             let value = format!("Bearer {}", token.expose_secret());
@@ -58,13 +69,15 @@ impl SignedIn {
         Ok(())
     }
 
-    /// The site has refused the token.
-    pub async fn forget(&self) {
-        *self.kept.lock().await = None;
+    /// The site has refused the token of this browser.
+    pub async fn forget(&self, browser: usize) {
+        if let Some(kept) = self.kept.get(browser) {
+            *kept.lock().await = None;
+        }
     }
 }
 
-async fn ask(browser: &Browser, deadline: Instant) -> Result<Option<SecretString>, Fault> {
+async fn ask(seat: &Seat, deadline: Instant) -> Result<Option<SecretString>, Miss> {
     let request = PageRequest {
         method: "GET".into(),
         path: SESSION.into(),
@@ -79,10 +92,14 @@ async fn ask(browser: &Browser, deadline: Instant) -> Result<Option<SecretString
             own.because(format_args!("while asking who is signed in: {}", fault.cause().unwrap_or("-")));
         fault.wait().map_or(own.clone(), |wait| own.retry_after(wait))
     };
-    let (head, mut exchange) = browser.fetch(request, deadline).await.map_err(unsent)?;
+    let asked = seat.ask(&request, deadline).await.map_err(|miss| match miss {
+        Miss::Fault(fault) => Miss::Fault(unsent(fault)),
+        missed => missed,
+    });
+    let (head, mut exchange) = asked?;
     let mut body = Vec::new();
     while let Some(chunk) = exchange.chunk().await {
-        body.extend_from_slice(&chunk.map_err(unsent)?.bytes);
+        body.extend_from_slice(&chunk.map_err(|fault| Miss::Fault(unsent(fault)))?.bytes);
         if body.len() > LARGEST {
             return Ok(None);
         }

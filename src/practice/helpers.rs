@@ -100,6 +100,7 @@ pub(super) async fn status(Query(Code { code }): Query<Code>) -> Result<Response
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'"),
         (header::ALT_SVC, "clear"),
         (HeaderName::from_static("x-ratelimit-remaining"), "41"),
+        (HeaderName::from_static("x-tabproxy-instance"), "the-site"),
         (header::ETAG, "\"practice\""),
         (header::LOCATION, "/landed"),
         (header::RETRY_AFTER, "3"),

@@ -5,7 +5,7 @@
 //! keeping secrets out is the duty of whoever logs. The libraries below us do not know secrets from other
 //! bytes, so nothing finer than `info` is ever taken from them.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,17 +14,21 @@ use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
+use super::named::{Named, Place};
 use super::recent;
 use super::rotate::RotatingFile;
+use super::screen::{self, Ability};
 
 /// Lines that wait for a slow writer; more are lost.
 const WAITING: usize = 16 * 1024;
 
+use crate::config::Instance;
 pub use crate::config::LogFormat as Format;
 
 /// The log file beside stdout.
@@ -52,25 +56,31 @@ static CROWDED: OnceLock<Vec<ErrorCounter>> = OnceLock::new();
 
 /// Starts logging to stdout and, if given, to `file`, which is appended to and readable by its owner only.
 ///
-/// `filter` is a list of directives such as `info` or `warn,tabproxy=debug`.
+/// `filter` is a list of directives such as `info` or `warn,tabproxy=debug`. The name of the `instance` is in each
+/// line of JSON, which machines collect from many; in text only if the operator gave it.
 ///
 /// # Errors
 /// A filter that cannot be read, a file that cannot be opened (the message names it), or a log that was
 /// started before.
-pub fn init(filter: &str, format: Format, file: Option<LogFile>) -> Result<LogGuard, io::Error> {
+pub fn init(
+    filter: &str,
+    format: Format,
+    instance: Option<&Instance>,
+    file: Option<LogFile>,
+) -> Result<LogGuard, io::Error> {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
         io::Error::new(io::ErrorKind::InvalidInput, format!("the log filter {filter:?}: {error}"))
     })?;
-    let (stdout, stdout_guard) = writer(io::stdout());
+    let (stdout, stdout_guard) = writer(screen::stdout());
     let (mut writers, mut counters) = (vec![stdout_guard], vec![stdout.error_counter()]);
     let lines = match file {
-        None => lines(stdout, format, io::stdout().is_terminal()),
+        None => lines(stdout, format, instance, Ability::of_stdout().color),
         Some(LogFile { path, size, keep }) => {
             let (file, guard) = writer(RotatingFile::open(path, size, keep)?);
             writers.push(guard);
             counters.push(file.error_counter());
             // One text for both: whoever compares them finds the same times.
-            lines(stdout.and(file), format, false)
+            lines(stdout.and(file), format, instance, false)
         }
     };
     let lines = lines.with_filter(filter_fn(is_fit));
@@ -118,15 +128,28 @@ impl<W: Write> Write for Counted<W> {
     }
 }
 
-fn lines<S, W>(to: W, format: Format, ansi: bool) -> Box<dyn Layer<S> + Send + Sync>
+fn lines<S, W>(
+    to: W,
+    format: Format,
+    instance: Option<&Instance>,
+    ansi: bool,
+) -> Box<dyn Layer<S> + Send + Sync>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
 {
-    let lines = fmt::layer().with_target(false);
+    let (lines, form) = (fmt::layer().with_ansi(ansi).with_writer(to), fmt::format().with_target(false));
     match format {
-        Format::Text => lines.compact().with_ansi(ansi).with_writer(to).boxed(),
-        Format::Json => lines.json().flatten_event(true).with_writer(to).boxed(),
+        Format::Text => {
+            let name = instance.filter(|it| it.is_given());
+            let place = name.map_or(Place::None, |it| Place::Last(it.name().to_owned()));
+            lines.event_format(Named { format: form.compact().with_ansi(ansi), place }).boxed()
+        }
+        Format::Json => {
+            let place = instance.map_or(Place::None, |it| Place::Member(it.name().to_owned()));
+            let format = form.json().flatten_event(true);
+            lines.fmt_fields(JsonFields::new()).event_format(Named { format, place }).boxed()
+        }
     }
 }
 
@@ -136,10 +159,10 @@ mod tests {
 
     #[test]
     fn mistakes_are_named() {
-        let error = init("tabproxy=loud", Format::Text, None).unwrap_err();
+        let error = init("tabproxy=loud", Format::Text, None, None).unwrap_err();
         assert!(error.to_string().contains("tabproxy=loud"));
         let path = Path::new("/nowhere/at/all.log");
-        let error = init("info", Format::Json, Some(LogFile { path, size: 1, keep: 1 })).unwrap_err();
+        let error = init("info", Format::Json, None, Some(LogFile { path, size: 1, keep: 1 })).unwrap_err();
         assert!(error.to_string().contains("/nowhere/at/all.log"), "{error}");
     }
 

@@ -76,10 +76,12 @@ pub struct Sample {
     pub queued: usize,
     /// Bytes held for slow readers.
     pub buffered: usize,
+    /// Events of event streams that have gone out so far.
+    pub events: u64,
     /// The browser's name and version, once known.
     pub browser: Option<String>,
-    /// The browser's process group.
-    pub browser_group: Option<i32>,
+    /// The process group of each browser.
+    pub browser_groups: Vec<i32>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -177,6 +179,7 @@ struct Sampled {
     places: Gauge,
     queued: Gauge,
     buffered: Gauge,
+    events: Counter,
     memory: Gauge,
     browser_memory: Gauge,
     descriptors: Gauge,
@@ -304,6 +307,7 @@ impl Sampled {
         r.register("tabproxy_places", "Exchanges that may hold one at once", self.places.clone());
         r.register("tabproxy_queued", "Requests that wait for a permit", self.queued.clone());
         r.register("tabproxy_buffered_bytes", "Bytes held for slow readers", self.buffered.clone());
+        r.register("tabproxy_events", "Events of event streams sent to clients", self.events.clone());
         let help = "Resident memory of the proxy itself";
         r.register("tabproxy_process_resident_memory_bytes", help, self.memory.clone());
         let help = "Memory of all the browser's processes, shared pages counted by their share";
@@ -328,8 +332,10 @@ impl Sampled {
         self.places.set(sample.places as i64);
         self.queued.set(sample.queued as i64);
         self.buffered.set(sample.buffered as i64);
+        self.events.inner().store(sample.events, Relaxed);
         self.memory.set(process::resident() as i64);
-        self.browser_memory.set(sample.browser_group.map_or(0, process::group_memory) as i64);
+        let memory: u64 = sample.browser_groups.iter().map(|it| process::group_memory(*it)).sum();
+        self.browser_memory.set(memory as i64);
         self.descriptors.set(process::descriptors() as i64);
         self.lost_lines.inner().store(log::lost(), Relaxed);
         self.build.clear();
@@ -377,8 +383,9 @@ mod tests {
             places: 4,
             queued: 1,
             buffered: 77,
+            events: 12,
             browser: Some("Chrome/142".into()),
-            browser_group: None,
+            browser_groups: Vec::new(),
         }
     }
 
@@ -401,6 +408,7 @@ mod tests {
             "tabproxy_places 4",
             "tabproxy_queued 1",
             "tabproxy_buffered_bytes 77",
+            "tabproxy_events_total 12",
             r#"tabproxy_exchanges_total{outcome="queue_full"} 0"#,
             "tabproxy_time_to_head_seconds_count 1",
             r#"tabproxy_event_delay_seconds_bucket{le="0.0005"} 0"#,

@@ -5,6 +5,8 @@
 pub mod figures;
 pub mod log;
 pub mod metrics;
+mod named;
 pub mod process;
 pub mod recent;
 mod rotate;
+pub mod screen;

@@ -9,9 +9,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
 
 /// So many lines are kept,
 const KEPT: usize = 1000;
@@ -56,10 +58,26 @@ pub fn after(number: u64, count: usize) -> Vec<Line> {
 /// Keeps what it is told.
 pub(super) struct Keep;
 
-impl<S: Subscriber> Layer<S> for Keep {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+/// The fields of a span, which belong to all lines in it.
+struct Fields(String);
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keep {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, of: Context<'_, S>) {
+        let mut text = Text::default();
+        attributes.record(&mut text);
+        if let Some(span) = of.span(id) {
+            span.extensions_mut().insert(Fields(text.fields));
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, of: Context<'_, S>) {
         let mut text = Text::default();
         event.record(&mut text);
+        for span in of.event_scope(event).into_iter().flatten() {
+            if let Some(Fields(fields)) = span.extensions().get() {
+                text.fields.push_str(fields);
+            }
+        }
         push(event.metadata().level().as_str(), text.whole());
     }
 }
@@ -120,12 +138,16 @@ mod tests {
         let subscriber = tracing_subscriber::registry().with(Keep);
         tracing::subscriber::with_default(subscriber, || {
             (0..KEPT + 5).for_each(|n| tracing::debug!("line {n}"));
-            tracing::info!(count = 3, name = "a b", "done");
+            tracing::error_span!("of", browser = 2)
+                .in_scope(|| tracing::info!(count = 3, name = "a b", "done"));
         });
         let all = after(0, usize::MAX);
         assert_eq!((all.len(), all[0].text.as_str()), (KEPT, "line 6"));
         let last = all[KEPT - 1].number;
-        assert_eq!((all[KEPT - 1].text.as_str(), all[KEPT - 1].level), ("done count=3 name=\"a b\"", "INFO"));
+        assert_eq!(
+            (all[KEPT - 1].text.as_str(), all[KEPT - 1].level),
+            ("done count=3 name=\"a b\" browser=2", "INFO")
+        );
         assert_eq!(after(last - 1, 10).len(), 1);
         assert_eq!(after(last, 10), []);
         let three = after(0, 3);

@@ -15,6 +15,7 @@ use crate::devtools::DevTools;
 use crate::doors::{PASSWORD, come_in, state};
 use crate::operator::{Operator, Page};
 use crate::rig::{PATIENCE, Program, code_of};
+use crate::shared::procfs::{Process, command_line, processes};
 
 const PHONE: (u32, u32) = (390, 844);
 const DESK: (u32, u32) = (1100, 900);
@@ -122,6 +123,31 @@ async fn with_a_phone_the_operator_signs_in_on_the_sites_wall_and_it_turns_ready
     let log = program.log();
     assert!(!log.contains("Lee") && !log.contains("horse"), "what is typed is never logged");
     assert!(log.contains("signed in"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_browsers_the_chosen_one_is_seen_and_driven() {
+    let site = Practice::start(PracticeArgs { sign_in: true, ..PracticeArgs::default() }).await.unwrap();
+    let hash = password::hash(PASSWORD).unwrap();
+    let vars = [("TABPROXY_ADMIN_PASSWORD", hash.as_str()), ("TABPROXY_BROWSERS", "2")];
+    let program = Program::start(&site, &vars).await;
+    let operator = Operator::start().await;
+    let mut desk = operator.page(&program.url("/console#live"), DESK, false).await;
+    desk.until("document.getElementById('login')?.checkVisibility()").await;
+    desk.sign_in(PASSWORD).await;
+    let all = "[...document.getElementById('browser').options].map((it) => it.textContent).join()";
+    desk.until(&format!("/^Browser 1: needs you.*Browser 2: needs you/.test({all})")).await;
+    desk.until("document.getElementById('browser').checkVisibility()").await;
+    let choose = "(() => { const it = document.getElementById('browser'); it.value = '2'; \
+                  it.dispatchEvent(new Event('change')); })()";
+    desk.eval(choose).await;
+    wait_for_picture(&mut desk).await;
+    let is_second = |it: &Process| {
+        it.parent == program.pid() && command_line(it.pid).iter().any(|it| it.ends_with("profile-2"))
+    };
+    let second = processes().into_iter().find(is_second).unwrap();
+    write_name(&mut desk, &mut DevTools::of(second.pid).await, &site, false).await;
+    desk.picture("several").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

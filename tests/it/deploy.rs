@@ -1,6 +1,7 @@
 //! What a container or a service manager gives the program: little shared memory, volumes that cannot be
 //! written, a proxy that is not there; what monitors ask; and the unit for systemd.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -10,6 +11,7 @@ use tabproxy::practice::{Practice, PracticeArgs, answer_text};
 use tempfile::TempDir;
 
 use crate::rig::{Program, eventually, last_text};
+use crate::sdks::{file, python, run};
 use crate::shared::procfs::command_line;
 
 async fn site() -> Practice {
@@ -215,4 +217,61 @@ fn systemd_takes_the_unit_without_a_word() {
     // It does look.
     let (_, said) = verify(&there.replace("ProtectSystem=strict", "ProtectSystem=sometimes"));
     assert!(said.iter().any(|it| it.contains("protect system")), "{said:?}");
+}
+
+/// What compose makes of these files, by whichever of the two programs is here; `None` where neither is, which is said.
+fn composed(files: &[&str]) -> Option<String> {
+    for (program, word) in [("docker", Some("compose")), ("docker-compose", None)] {
+        let mut command = Command::new(program);
+        command.args(word).args(files.iter().flat_map(|it| ["-f", it])).arg("config");
+        command.current_dir(file("docker")).env_clear().env("PATH", std::env::var("PATH").unwrap());
+        let Ok(output) = command.output() else { continue };
+        let said = String::from_utf8(output.stderr).unwrap();
+        if word.is_some() && !output.status.success() && said.contains("unknown") {
+            continue; // without the plugin
+        }
+        assert!(output.status.success(), "{files:?}: {said}");
+        return Some(String::from_utf8(output.stdout).unwrap());
+    }
+    println!("skipped: neither `docker compose` nor docker-compose is here");
+    None
+}
+
+/// No engine is needed for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn compose_takes_three_instances_each_with_a_profile_of_its_own() {
+    let (base, scale) = ("compose.yaml", "compose.scale.yaml");
+    let (demo, both) = ("compose.demo.yaml", "compose.scale.demo.yaml");
+    for files in [&[base, scale][..], &[base, demo, scale, both]] {
+        let Some(yaml) = composed(files) else { return };
+        let mut to_json = python();
+        to_json
+            .arg("-c")
+            .arg("import json, sys, yaml; print(json.dumps(yaml.safe_load(sys.argv[1])))")
+            .arg(yaml);
+        let (all, _) = run(to_json).await;
+        let services = all["services"].as_object().unwrap();
+        let mut profiles = BTreeSet::new();
+        for (name, instance) in
+            [("tabproxy", "tabproxy-1"), ("tabproxy-2", "tabproxy-2"), ("tabproxy-3", "tabproxy-3")]
+        {
+            let service = &services[name];
+            let set = &service["environment"];
+            assert_eq!(set["TABPROXY_INSTANCE"], instance);
+            assert_eq!(set["TABPROXY_REDIS"], "redis://redis:6379/");
+            assert_eq!(set["TABPROXY_ORIGIN"] != "", files.contains(&demo), "{name}: {set}");
+            assert!(service["security_opt"].to_string().contains("seccomp.json"), "{name}: {service}");
+            assert!(service.get("ports").is_none() && service["depends_on"].to_string().contains("redis"));
+            // Written in one line by the one program, in three by the other.
+            let profile = service["volumes"].as_array().unwrap().iter().find_map(|it| match it.as_str() {
+                Some(line) => line.split_once(":/var/lib/tabproxy:").map(|it| it.0),
+                None => it["source"].as_str().filter(|_| it["target"] == "/var/lib/tabproxy"),
+            });
+            assert!(profiles.insert(profile.unwrap().to_owned()), "{name} has another's profile: {service}");
+            assert!(service["volumes"].to_string().contains("/etc/tabproxy"), "the keys are everybody's");
+        }
+        assert!(services["redis"].get("ports").is_none() && services["nginx"].get("ports").is_some());
+        let networks = services["nginx"]["networks"].as_object().unwrap();
+        assert!(!networks.contains_key("back"), "nginx has no business with Redis: {networks:?}");
+    }
 }

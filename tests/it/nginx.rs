@@ -22,22 +22,25 @@ use crate::program::Program;
 use crate::rig::{PATIENCE, Rig, client, eventually, last_text, turn};
 
 /// What a test changes in the project's files.
-struct Setup<'a> {
+pub struct Setup<'a> {
     /// `TABPROXY_UPSTREAM`.
-    upstream: String,
+    pub upstream: String,
     /// `TABPROXY_RESOLVER`.
-    resolver: String,
-    /// The servers of the group in `pool.conf`.
-    pool: Vec<SocketAddr>,
-    changes: &'a [(&'a str, &'a str)],
+    pub resolver: String,
+    /// The servers of the group.
+    pub pool: Vec<SocketAddr>,
+    /// The file that has it.
+    pub group: &'static str,
+    pub changes: &'a [(&'a str, &'a str)],
     /// Names and texts of files beside the configuration, where the certificate is looked for.
-    files: &'a [(&'a str, &'a str)],
+    pub files: &'a [(&'a str, &'a str)],
 }
 
 impl Setup<'_> {
-    fn at(addr: SocketAddr) -> Setup<'static> {
+    pub fn at(addr: SocketAddr) -> Setup<'static> {
         let resolver = "127.0.0.1:9".into();
-        Setup { upstream: addr.to_string(), resolver, pool: vec![addr], changes: &[], files: &[] }
+        let (pool, group) = (vec![addr], "pool.conf");
+        Setup { upstream: addr.to_string(), resolver, pool, group, changes: &[], files: &[] }
     }
 
     fn pool(pool: Vec<SocketAddr>) -> Setup<'static> {
@@ -45,7 +48,7 @@ impl Setup<'_> {
     }
 }
 
-struct Nginx {
+pub struct Nginx {
     child: Child,
     addr: SocketAddr,
     client: reqwest::Client,
@@ -53,7 +56,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    async fn start(setup: Setup<'_>) -> Nginx {
+    pub async fn start(setup: Setup<'_>) -> Nginx {
         // Between the system's picking a port and nginx's taking it, another may.
         for _ in 0..5 {
             if let Some(nginx) = Nginx::try_start(&setup).await {
@@ -86,8 +89,9 @@ impl Nginx {
         for (name, text) in setup.files {
             fs::write(home.path().join(name), text).unwrap();
         }
-        let pool = fs::read_to_string(files.join("pool.conf")).unwrap();
+        let pool = fs::read_to_string(files.join(setup.group)).unwrap();
         let servers: Vec<_> = setup.pool.iter().map(|it| format!("server {it} max_fails=0;")).collect();
+        assert!(pool.contains("server 127.0.0.1:3000 max_fails=0;"));
         let pool = pool.replacen("server 127.0.0.1:3000 max_fails=0;", &servers.join("\n"), 1);
         let temp = |kind: &str| format!("{kind}_temp_path {}/{kind};\n", home.path().display());
         let temps: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(temp).concat();
@@ -120,7 +124,7 @@ impl Nginx {
         }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr)
     }
 
@@ -175,9 +179,14 @@ async fn silent() -> (SocketAddr, Arc<AtomicUsize>) {
 
 /// A server that answers everything with its name.
 async fn named(addr: SocketAddr, name: &'static str) -> SocketAddr {
+    mortal(addr, name).await.0
+}
+
+/// The same, and what ends it.
+async fn mortal(addr: SocketAddr, name: &'static str) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind(addr).await.unwrap();
     let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut some = [0; 4096];
             let _ = socket.read(&mut some).await;
@@ -188,7 +197,7 @@ async fn named(addr: SocketAddr, name: &'static str) -> SocketAddr {
             let _ = socket.write_all(answer.as_bytes()).await;
         }
     });
-    addr
+    (addr, task)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -445,29 +454,35 @@ impl Drop for Stopped {
     }
 }
 
+/// A server of names: each is at 127.0.0.x, for these x, and for a second.
+async fn names(last: impl Fn() -> Vec<u8> + Send + 'static) -> String {
+    let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let resolver = dns.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut query = [0; 512];
+        while let Ok((n, from)) = dns.recv_from(&mut query).await {
+            // The question comes back, with the addresses.
+            let (mut answer, last) = (query[..n].to_vec(), last());
+            answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, last.len() as u8]);
+            answer[8..12].fill(0);
+            for last in last {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 127, 0, 0, last]);
+            }
+            let _ = dns.send_to(&answer, from).await;
+        }
+    });
+    resolver
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_moves_is_found_again() {
     let one = named("127.0.0.1:0".parse().unwrap(), "one").await;
     let mut second = one;
     second.set_ip(Ipv4Addr::new(127, 0, 0, 2).into());
     named(second, "two").await;
-    let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    let resolver = dns.local_addr().unwrap().to_string();
     let last = Arc::new(AtomicUsize::new(1));
     let at = last.clone();
-    tokio::spawn(async move {
-        let mut query = [0; 512];
-        while let Ok((n, from)) = dns.recv_from(&mut query).await {
-            // The question comes back, with one address that is good for a second.
-            let mut answer = query[..n].to_vec();
-            answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1]);
-            answer[8..12].fill(0);
-            let address = [127, 0, 0, at.load(Ordering::Relaxed) as u8];
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-            answer.extend(address);
-            let _ = dns.send_to(&answer, from).await;
-        }
-    });
+    let resolver = names(move || vec![at.load(Ordering::Relaxed) as u8]).await;
     let upstream = format!("tabproxy.test:{}", one.port());
     let nginx = Nginx::start(Setup { upstream, resolver, ..Setup::at(one) }).await;
     assert_eq!(nginx.get("/backend-api/x", "*/*").await.text().await.unwrap(), "one");
@@ -478,6 +493,27 @@ async fn a_name_that_moves_is_found_again() {
         }
     };
     tokio::time::timeout(PATIENCE, moved).await.expect("found again");
+}
+
+/// As in Docker, where all instances bear one name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_with_several_addresses_is_served_by_all_of_them_but_the_dead() {
+    let one = named("127.0.0.1:0".parse().unwrap(), "one").await;
+    let mut third = one;
+    third.set_ip(Ipv4Addr::new(127, 0, 0, 3).into());
+    named(third, "three").await;
+    // Nobody listens at 127.0.0.2.
+    let resolver = names(|| vec![1, 2, 3]).await;
+    let upstream = format!("tabproxy.test:{}", one.port());
+    let nginx = Nginx::start(Setup { upstream, resolver, ..Setup::at(one) }).await;
+    let mut served = std::collections::BTreeSet::new();
+    for n in 0..30 {
+        let post = nginx.client.post(nginx.url("/v1/chat/completions")).body("{}").send().await.unwrap();
+        assert_eq!(post.status(), 200, "{n}");
+        served.insert(post.text().await.unwrap());
+    }
+    assert!(served.iter().eq(["one", "three"]), "{served:?}");
+    assert!(nginx.log().contains("Connection refused"), "the dead one was tried");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -544,4 +580,129 @@ async fn the_options_for_tls_and_a_rate_limit_work() {
     }
     assert_eq!(statuses, [200, 200, 200, 429, 429]);
     assert_eq!(client.get(format!("https://{secure}/healthz")).send().await.unwrap().status(), 200);
+}
+
+/// How a caller may show its key.
+const WAYS: [&str; 4] = ["path", "x-api-key", "bearer", "bare"];
+
+/// Who serves the caller with this key.
+async fn serves(nginx: &Nginx, way: &str, key: &str) -> String {
+    let path =
+        if way == "path" { format!("/k/{key}/backend-api/models") } else { "/backend-api/models".into() };
+    let request = nginx.client.get(nginx.url(&path));
+    let request = match way {
+        "x-api-key" => request.header("x-api-key", key).header("authorization", "Bearer eyJ.another"),
+        "bearer" => request.header("authorization", format!("Bearer {key}")),
+        "bare" => request.header("authorization", key),
+        _ => request,
+    };
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.text().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_affinity_a_caller_stays_with_one_server_and_only_the_share_of_a_dead_one_moves() {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let (one, _one) = mortal(any, "one").await;
+    let (two, dies) = mortal(any, "two").await;
+    let (three, _three) = mortal(any, "three").await;
+    let setup = Setup { group: "affinity.conf", ..Setup::pool(vec![one, two, three]) };
+    let nginx = Nginx::start(setup).await;
+    let keys: Vec<_> = (0..60).map(|n| format!("tp-key{n}")).collect();
+    let mut before = Vec::new();
+    for key in &keys {
+        let first = serves(&nginx, WAYS[0], key).await;
+        for way in &WAYS[1..] {
+            assert_eq!(serves(&nginx, way, key).await, first, "{key} as {way}");
+        }
+        before.push(first);
+    }
+    let share = |name: &str| before.iter().filter(|it| *it == name).count();
+    for name in ["one", "two", "three"] {
+        assert!((5..40).contains(&share(name)), "{name} has {} of 60", share(name));
+    }
+    // Without a key, the address counts.
+    let nobody = nginx.get("/backend-api/models", "*/*").await.text().await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(nginx.get("/backend-api/models", "*/*").await.text().await.unwrap(), nobody);
+    }
+
+    dies.abort();
+    let _ = dies.await;
+    let mut heirs = std::collections::BTreeSet::new();
+    for (key, was) in keys.iter().zip(&before) {
+        let now = serves(&nginx, "bearer", key).await;
+        if was == "two" {
+            heirs.insert(now);
+        } else {
+            assert_eq!(&now, was, "{key}");
+        }
+    }
+    assert!(heirs.iter().eq(["one", "three"]), "{heirs:?}");
+    assert!(nginx.log().contains("Connection refused"), "the dead one was tried");
+
+    let (_, _again) = mortal(two, "two").await;
+    for (key, was) in keys.iter().zip(&before) {
+        assert_eq!(&serves(&nginx, "bearer", key).await, was, "{key} comes back");
+    }
+    assert!(!nginx.log().contains("tp-key"), "no key is in the log of errors");
+}
+
+/// An instance that is told to stop under load: who is in stays in, and whoever comes is served by the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stops_hands_over() {
+    let rig = Rig::ready().await;
+    let home = TempDir::new().unwrap();
+    let leaves = Program::start(&rig.site, home.path(), &[("TABPROXY_DRAIN", "60s")]);
+    leaves.wait_ready().await;
+    let nginx = Nginx::start(Setup::pool(vec![leaves.addr, rig.addr()])).await;
+    let nginx = Arc::new(nginx);
+    // Long ones on both.
+    let prompt = "hello count=150 interval=40";
+    let long: Vec<_> = futures::future::join_all((0..4).map(|n| {
+        let nginx = nginx.clone();
+        async move { nginx.ask(&format!("long{n}"), prompt).await }
+    }))
+    .await;
+    let by =
+        |answer: &reqwest::Response| answer.headers()["x-tabproxy-instance"].to_str().unwrap().to_owned();
+    assert!(long.iter().all(|it| it.status() == 200 && !by(it).is_empty()));
+
+    let stop = tokio_util::sync::CancellationToken::new();
+    let clients: Vec<_> = (0..6)
+        .map(|client| {
+            let (nginx, stop) = (nginx.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut ends = Vec::new();
+                while !stop.is_cancelled() {
+                    let id = format!("c{client}-{}", ends.len());
+                    let answer = nginx.ask(&id, "hello count=2 interval=1").await;
+                    let status = answer.status().as_u16();
+                    let body = answer.bytes().await;
+                    let is_whole = body.as_ref().is_ok_and(|it| it.ends_with(b"data: [DONE]\n\n"));
+                    ends.push((status, is_whole, format!("{body:?}").chars().take(200).collect::<String>()));
+                }
+                ends
+            })
+        })
+        .collect();
+    let seen =
+        |before: usize| eventually(|| rig.counters().posts_by_message_id.len(), move |it| *it >= before + 60);
+    seen(4).await;
+    kill_process(leaves.pid(), Signal::TERM).unwrap();
+    let refuses = || std::net::TcpStream::connect(leaves.addr).is_err();
+    eventually(refuses, |it| *it).await;
+    seen(rig.counters().posts_by_message_id.len()).await;
+    stop.cancel();
+    let ends: Vec<_> =
+        futures::future::join_all(clients).await.into_iter().flat_map(Result::unwrap).collect();
+    let failed: Vec<_> = ends.iter().filter(|it| !(it.0 == 200 && it.1)).collect();
+    // One request may cross the end of an idle connection, which nobody can tell from one that was sent.
+    let is_told = failed.len() <= 1 && failed.iter().all(|it| it.0 == 502);
+    assert!(is_told, "{} of {} failed: {failed:?}", failed.len(), ends.len());
+    for answer in long {
+        assert_eq!(last_text(&answer.bytes().await.unwrap()), answer_text(prompt));
+    }
+    rig.sent_once();
 }

@@ -106,6 +106,8 @@ fn help_names_every_variable() {
         "LOG_FORMAT",
         "LOG",
         "DRAIN",
+        "DRAIN_GRACE",
+        "INSTANCE",
         "PING",
     ] {
         assert!(said.contains(&format!("TABPROXY_{name}")), "{name}");

@@ -10,12 +10,12 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::rig::Rig;
 
 /// Tunnels that a proxy has opened.
-type Tunnels = Arc<AtomicUsize>;
+pub type Tunnels = Arc<AtomicUsize>;
 
 /// base64 of `bot:pass word`.
 const BASIC: &str = "Basic Ym90OnBhc3Mgd29yZA==";
 
-async fn http_proxy(listener: TcpListener, tunnels: Tunnels) {
+pub async fn http_proxy(listener: TcpListener, tunnels: Tunnels) {
     while let Ok((stream, _)) = listener.accept().await {
         let tunnels = tunnels.clone();
         tokio::spawn(async move {

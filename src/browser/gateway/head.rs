@@ -3,6 +3,7 @@
 use std::io;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
+use url::Url;
 
 /// The longest head of a request or an answer, in bytes.
 const HEAD_LIMIT: usize = 16 * 1024;
@@ -82,6 +83,16 @@ impl Request {
         }
         let headers = lines.filter(|it| !is_hop(it)).map(str::to_owned).collect();
         Some(Request { tunnel, method: method.into(), target: target.into(), host, port, path, headers })
+    }
+
+    /// What Chromium would ask for this address: a tunnel, or for plain http the page itself.
+    pub fn of(url: &Url) -> Option<Request> {
+        let tunnel = url.scheme() == "https";
+        let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = url.port_or_known_default()?;
+        let path = url[url::Position::BeforePath..url::Position::AfterQuery].to_owned();
+        let target = url[..url::Position::AfterQuery].to_owned();
+        Some(Request { tunnel, method: "GET".into(), target, host, port, path, headers: Vec::new() })
     }
 
     /// `host:port`, as CONNECT wants it.

@@ -31,6 +31,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_socks::tcp::Socks5Stream;
+use url::Url;
 
 use head::{Request, is_hop, read_head, status};
 
@@ -50,6 +51,13 @@ pub struct WayOut {
     pub bypass: String,
     /// The forwarders behind it, to be kept as long as the browser runs.
     pub gateways: Vec<Gateway>,
+}
+
+impl WayOut {
+    /// No proxy.
+    pub fn direct() -> WayOut {
+        WayOut { server: None, bypass: String::new(), gateways: Vec::new() }
+    }
 }
 
 /// Makes the way out: a proxy without credentials is named to Chromium, one with them gets a gateway.
@@ -174,13 +182,27 @@ async fn serve(listener: TcpListener, upstream: Arc<GatewayUpstream>) {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+/// A connection, whatever it is made of.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// Why the proxy does not let us through. Both texts are for the log only.
-enum Refused {
+/// Why the proxy does not let us through: for the operator only.
+#[derive(Debug)]
+pub enum Refused {
+    /// It wants a user name and a password, or others.
     Credentials,
+    /// Something else, in words.
     Other(String),
+}
+
+/// A connection on which one request for a site may be made.
+pub struct Approach {
+    /// To the site, or to a proxy that passes one request on.
+    pub stream: Box<dyn Stream>,
+    /// What the request line names: a path, or for a proxy the whole address.
+    pub target: String,
+    /// The value of `Proxy-Authorization` that such a proxy wants: a secret.
+    pub authorization: Option<String>,
 }
 
 impl From<io::Error> for Refused {
@@ -190,6 +212,20 @@ impl From<io::Error> for Refused {
 }
 
 impl GatewayUpstream {
+    /// Reaches the site of `url` through the proxy, as it is done for the browser. TLS with the site is the
+    /// caller's business. Takes as long as the proxy does: give it a deadline.
+    ///
+    /// # Errors
+    /// As the proxy refuses.
+    pub async fn approach(&self, url: &Url) -> Result<Approach, Refused> {
+        let request = Request::of(url).ok_or_else(|| Refused::Other(format!("{url} names no host")))?;
+        let (stream, _) = self.dial(&request).await?;
+        if request.tunnel || self.server.scheme == ProxyScheme::Socks5 {
+            return Ok(Approach { stream, target: request.path, authorization: None });
+        }
+        Ok(Approach { stream, target: request.target, authorization: self.basic() })
+    }
+
     async fn carry(&self, mut client: TcpStream) -> io::Result<()> {
         client.set_nodelay(true)?;
         let (head, early) = match timeout(HEAD_WAIT, read_head(&mut client)).await {
@@ -278,8 +314,12 @@ impl GatewayUpstream {
     }
 
     fn authorization(&self) -> String {
-        let Some((user, password)) = &self.server.credentials else { return String::new() };
-        format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(format!("{user}:{password}")))
+        self.basic().map(|it| format!("Proxy-Authorization: {it}\r\n")).unwrap_or_default()
+    }
+
+    fn basic(&self) -> Option<String> {
+        let (user, password) = self.server.credentials.as_ref()?;
+        Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
     }
 
     /// Carries one plain request's body and its answer.

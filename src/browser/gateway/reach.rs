@@ -29,7 +29,11 @@ async fn look((name, server): (&'static str, ProxyServer)) {
     }
 }
 
-async fn reach(server: &ProxyServer) -> io::Result<()> {
+/// Whether the proxy takes connections.
+///
+/// # Errors
+/// None within five seconds.
+pub async fn reach(server: &ProxyServer) -> io::Result<()> {
     let connection = TcpStream::connect((server.host.as_str(), server.port));
     timeout(WAIT, connection).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map(drop)
 }

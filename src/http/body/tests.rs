@@ -81,8 +81,9 @@ impl Bench {
             places: 1,
             queued: 0,
             buffered: 0,
+            events: 0,
             browser: None,
-            browser_group: None,
+            browser_groups: Vec::new(),
         });
         let counted: Vec<_> = text
             .lines()

@@ -71,9 +71,10 @@ pub(super) async fn keep(app: Arc<App>) {
         let now = app.metrics.sums();
         let (head, delay) = means(before, now);
         before = now;
-        let group = app.browser.watch().borrow().pid;
+        let groups = app.browser.groups();
         // Reading the memory of a browser's processes takes milliseconds, which no stream should wait for.
-        let memory = move || (process::resident(), group.map_or(0, process::group_memory));
+        let of_all = move || groups.iter().map(|it| process::group_memory(*it)).sum();
+        let memory = move || (process::resident(), of_all());
         let (memory, browser) = tokio::task::spawn_blocking(memory).await.unwrap_or_default();
         let (running, queued) = (app.admission.running(), app.admission.queued());
         app.console.charts.push(Sample { head, delay, running, queued, memory, browser });

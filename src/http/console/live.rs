@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::access::Session;
-use super::session_of;
+use super::{first, one, session_of};
 use crate::browser::view::{Scene, View, Which};
 use crate::browser::{Input, Phase};
 use crate::error::{Fault, FaultKind};
@@ -141,8 +141,12 @@ enum Wish {
     Seen,
     /// It wants to drive.
     Take,
-    /// It wants to see another tab.
-    Look { at: At },
+    /// It wants to see another tab, or another browser's.
+    Look {
+        at: At,
+        #[serde(default = "first")]
+        of: usize,
+    },
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -176,7 +180,8 @@ struct Viewer<'a> {
 async fn serve(app: &App, socket: WebSocket, session: &Session) {
     let (out, mut said) = socket.split();
     let mut roles = app.console.desk.roles.subscribe();
-    let view = app.browser.view(Which::Site);
+    let Ok(browser) = one(app, first()) else { return };
+    let view = browser.view(Which::Site);
     let mut scene = view.scene();
     scene.mark_changed();
     let seat = app.console.desk.sit();
@@ -228,12 +233,13 @@ impl Viewer<'_> {
         match serde_json::from_str(text) {
             Ok(Said::Wish(Wish::Seen)) => self.ahead = self.ahead.saturating_sub(1),
             Ok(Said::Wish(Wish::Take)) => self.seat.take_over(),
-            Ok(Said::Wish(Wish::Look { at })) => {
+            Ok(Said::Wish(Wish::Look { at, of })) => {
                 let which = match at {
                     At::Site => Which::Site,
                     At::Carrier => Which::Carrier,
                 };
-                self.view = self.app.browser.view(which);
+                let Ok(browser) = one(self.app, of) else { return };
+                self.view = browser.view(which);
                 self.scene = self.view.scene();
                 self.scene.mark_changed();
             }
@@ -299,7 +305,7 @@ mod tests {
         assert!(matches!(said(r#"{"t":"seen"}"#), Ok(Said::Wish(Wish::Seen))));
         assert!(matches!(
             said(r#"{"t":"look","at":"carrier"}"#),
-            Ok(Said::Wish(Wish::Look { at: At::Carrier }))
+            Ok(Said::Wish(Wish::Look { at: At::Carrier, of: 1 }))
         ));
         assert!(matches!(said(r#"{"t":"reload"}"#), Ok(Said::Input(Input::Reload))));
         assert!(said(r#"{"t":"navigate","url":"file:///etc/passwd"}"#).is_err());

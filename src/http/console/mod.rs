@@ -34,7 +34,7 @@ use self::door::Door;
 use super::access::Caller;
 use super::reply::{self, Asked};
 use super::{App, guard, page};
-use crate::browser::Repair;
+use crate::browser::{Browser, Repair};
 use crate::error::{Fault, FaultKind};
 
 /// Where the chat box sends its conversations.
@@ -231,11 +231,35 @@ async fn config(State(app): State<Arc<App>>, request: Request) -> Response {
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
 enum Act {
-    RestartPage,
-    RestartBrowser,
+    RestartPage {
+        #[serde(default = "first")]
+        browser: usize,
+    },
+    RestartBrowser {
+        #[serde(default = "first")]
+        browser: usize,
+    },
     Drain,
     Resume,
-    Stop { id: String },
+    Stop {
+        id: String,
+    },
+}
+
+/// The browser that is meant where none is named; they are counted from 1 here.
+fn first() -> usize {
+    1
+}
+
+/// For the log, where there are several.
+fn named(app: &App, number: usize) -> Option<usize> {
+    (app.browser.count() > 1).then_some(number)
+}
+
+/// The browser of this number.
+fn one(app: &App, number: usize) -> Result<&Browser, Fault> {
+    let one = number.checked_sub(1).and_then(|it| app.browser.get(it));
+    one.ok_or_else(|| Fault::new(FaultKind::BadRequest, "There is no browser of this number."))
 }
 
 /// `POST /console/api/do`.
@@ -244,13 +268,13 @@ async fn act(State(app): State<Arc<App>>, request: Request) -> Response {
     let act = async {
         admit(&app, request.headers())?;
         match read(request).await? {
-            Act::RestartPage => {
-                tracing::info!("the operator has the page opened again");
-                app.browser.restart(Repair::Site);
+            Act::RestartPage { browser } => {
+                tracing::info!(browser = named(&app, browser), "the operator has the page opened again");
+                one(&app, browser)?.restart(Repair::Site);
             }
-            Act::RestartBrowser => {
-                tracing::info!("the operator has the browser started again");
-                app.browser.restart(Repair::Browser);
+            Act::RestartBrowser { browser } => {
+                tracing::info!(browser = named(&app, browser), "the operator has the browser started again");
+                one(&app, browser)?.restart(Repair::Browser);
             }
             Act::Drain => {
                 tracing::info!("the operator lets no new requests in");

@@ -8,13 +8,14 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{answer, session_of};
+use super::{answer, first, one, session_of};
 use crate::accounts::{AccountState, Condition};
-use crate::browser::Phase;
 use crate::browser::timeline::Entry;
+use crate::browser::{Browser, Phase};
 use crate::http::App;
 use crate::http::board::Seen;
 use crate::http::reply::Asked;
+use crate::telemetry::figures::BrowserFigure;
 use crate::telemetry::recent;
 
 /// Phases of the past that are shown.
@@ -27,22 +28,27 @@ pub(super) struct Wanted {
     /// The last line of the log that is there already.
     #[serde(default)]
     log: u64,
+    /// The browser that is looked at, from 1.
+    #[serde(default = "first")]
+    of: usize,
 }
 
-/// `GET /console/api/state?log=N`.
+/// `GET /console/api/state?log=N&of=BROWSER`.
 pub(super) async fn state(
     State(app): State<Arc<App>>,
-    Query(Wanted { log }): Query<Wanted>,
+    Query(Wanted { log, of }): Query<Wanted>,
     request: Request,
 ) -> Response {
-    let told = session_of(&app, request.headers()).map(|_| describe(&app, log));
+    let told = session_of(&app, request.headers()).and_then(|_| Ok(describe(&app, one(&app, of)?, log)));
     answer(told, &Asked::of(&request))
 }
 
-fn describe(app: &App, log: u64) -> Value {
-    let status = app.browser.status();
+fn describe(app: &App, browser: &Browser, log: u64) -> Value {
+    let status = browser.status();
     let now = Instant::now();
-    let timeline = app.browser.timeline();
+    let timeline = browser.timeline();
+    let number = |it: BrowserFigure| json!({"phase": it.phase, "running": it.running});
+    let each: Vec<_> = app.browser.figures().into_iter().map(number).collect();
     let phase = status.phase.name();
     let until = match status.phase {
         Phase::Warming { until } | Phase::Backoff { until, .. } => {
@@ -62,6 +68,8 @@ fn describe(app: &App, log: u64) -> Value {
         "paused": app.admission.is_paused(),
         "origin": status.origin,
         "signed_in": status.signed_in,
+        "each": each,
+        "all": app.browser.watch().borrow().phase.name(),
         "browser": status.version,
         "version": env!("CARGO_PKG_VERSION"),
         "browsers": status.browsers,

@@ -172,6 +172,14 @@ pub(super) const ROUTES: &[Route] = &[
     admin("/admin/openai", "Puid", "Refused: no password of the site is handled here"),
     about("/healthz", "text/plain", "Whether the process is alive"),
     Route {
+        answer: Answer::Stream,
+        ..about(
+            "/healthz/stream",
+            "",
+            "Ticks for some seconds, to see whether something in front collects them",
+        )
+    },
+    Route {
         answer: Answer::Json,
         ..about("/readyz", "", "Whether a request would be served now; 503 with the reason if not")
     },

@@ -28,6 +28,7 @@ pub(super) fn onward(sent: &HeaderMap, peer: Option<&str>, is_stripped: impl Fn(
         let name = name.as_str();
         !HOP.contains(&name)
             && name != "proxy-authorization"
+            && !name.starts_with(headers::OURS)
             && !is_stripped(name)
             && !headers::is_for_connection(sent, name)
     };
@@ -52,7 +53,8 @@ pub(super) fn back(sent: &HeaderMap) -> HeaderMap {
     let passes = |name: &HeaderName| {
         let name = name.as_str();
         // Who may read it in a browser is for us to say.
-        let is_ours = name.starts_with("access-control-") || OF_HOST.contains(&name);
+        let is_ours =
+            name.starts_with("access-control-") || name.starts_with(headers::OURS) || OF_HOST.contains(&name);
         !HOP.contains(&name) && !is_ours && !headers::is_for_connection(sent, name)
     };
     let mut headers = HeaderMap::with_capacity(sent.len() + 1);
@@ -86,6 +88,7 @@ mod tests {
             ("te", "trailers"),
             ("proxy-authorization", "Basic a"),
             ("x-fc-region", "1"),
+            ("x-tabproxy-instance", "caller"),
             ("content-length", "5"),
             ("x-forwarded-for", "1.2.3.4"),
             ("openai-beta", "a"),
@@ -111,6 +114,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("access-control-allow-origin", "*"),
             ("strict-transport-security", "1"),
+            ("x-tabproxy-instance", "site"),
             ("location", "https://elsewhere"),
             ("content-length", "7"),
         ]);

@@ -1,6 +1,7 @@
 //! `/openapi.json` against what is served: schemathesis makes requests of it, good and bad.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tabproxy::browser::launch::find_chromium;
@@ -21,7 +22,8 @@ async fn document(rig: &Rig) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_in_the_document_leads_somewhere() {
-    let rig = Rig::ready().await;
+    // The stream of ticks is as long as some pings.
+    let rig = Rig::with(Default::default(), |config| config.ping = Some(Duration::from_millis(200))).await;
     let document = document(&rig).await;
     for (path, methods) in document["paths"].as_object().unwrap() {
         let path = path.replace("{rest}", "practice/echo").replace("{id}", "x").replace("{model}", "auto");
@@ -94,6 +96,7 @@ async fn bad_input_of_any_kind_never_gives_a_server_error() {
     let rig = rig(|config| {
         config.admin_password = Some("password".to_owned().into());
         config.api_target = format!("http://{official}/").parse().unwrap();
+        config.ping = Some(Duration::from_millis(200));
     })
     .await;
     let mut command = python();

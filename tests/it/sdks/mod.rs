@@ -18,7 +18,7 @@ use tokio::process::{Child, Command};
 use crate::rig::{PATIENCE, Rig};
 
 /// A file of the repository.
-fn file(path: &str) -> PathBuf {
+pub(crate) fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
@@ -37,7 +37,7 @@ fn installed(program: &str, list: &str, stamp: &str) -> Command {
 }
 
 /// Node with one of the scripts; a module's imports are looked for in the directory that it runs in.
-fn node(script: &str, ask: &Value) -> Command {
+pub(crate) fn node(script: &str, ask: &Value) -> Command {
     let list = "tests/clients/package-lock.json";
     let mut command = installed("node", list, "target/clients/node_modules/.installed");
     command.args(["--input-type=module", "-", &ask.to_string()]).current_dir(file("target/clients"));
@@ -46,14 +46,14 @@ fn node(script: &str, ask: &Value) -> Command {
 }
 
 /// Python with the packages that are listed.
-fn python() -> Command {
+pub(crate) fn python() -> Command {
     let program = file("target/clients/venv/bin/python");
     let list = "tests/clients/requirements.txt";
     installed(program.to_str().unwrap(), list, "target/clients/venv/.installed")
 }
 
 /// Runs a script until it has printed its line. It may go on after that, as long as the child is kept.
-async fn run(mut command: Command) -> (Value, Child) {
+pub(crate) async fn run(mut command: Command) -> (Value, Child) {
     let mut child = command.spawn().expect("the program is installed (make deps-test)");
     let mut line = String::new();
     let mut said = BufReader::new(child.stdout.take().unwrap());

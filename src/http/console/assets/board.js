@@ -9,11 +9,28 @@ let lines = [], again = () => {};
 
 export function askAbout(poll) { again = poll; }
 
+// Which of several browsers is looked at, from 1.
+export const browser = () => Number($('browser').value || 1);
+
+function showEach(each) {
+  const select = $('browser');
+  select.hidden = each.length < 2;
+  const words = each.map((it, n) => `${t('browser')} ${n + 1}: ${t(`p_${it.phase}`)}, ${it.running} ${t('running')}`);
+  if (select.dataset.now === words.join('\n')) return;
+  select.dataset.now = words.join('\n');
+  const chosen = browser();
+  while (select.options.length < each.length) select.append(el('option'));
+  words.forEach((it, n) => { select.options[n].textContent = it; select.options[n].value = String(n + 1); });
+  select.value = String(chosen);
+}
+
 export function showState(state) {
-  const paused = state.paused && state.phase === 'ready';
-  const colour = paused ? 'wait' : COLOURS[state.phase] ?? 'wait';
-  $('pill').textContent = paused ? t('p_paused') : t(`p_${state.phase}`);
-  $('pill').className = `pill ${colour}`;
+  showEach(state.each);
+  const paused = (phase) => state.paused && phase === 'ready';
+  const colourOf = (phase) => (paused(phase) ? 'wait' : COLOURS[phase] ?? 'wait');
+  const colour = colourOf(state.phase);
+  $('pill').textContent = paused(state.all) ? t('p_paused') : t(`p_${state.all}`);
+  $('pill').className = `pill ${colourOf(state.all)}`;
   $('phase').textContent = t(`p_${state.phase}`) + (state.paused ? ` · ${t('p_paused')}` : '');
   $('phase').className = colour;
   $('means').textContent = t(`m_${state.phase}`);
@@ -129,12 +146,13 @@ async function act(body) {
 for (const button of document.querySelectorAll('[data-do]')) {
   button.addEventListener('click', () => {
     const what = button.dataset.do;
-    if (what === 'resume' || confirm(t(`sure_${what}`))) act({ do: what });
+    if (what === 'resume' || confirm(t(`sure_${what}`))) act({ do: what, browser: browser() });
   });
 }
 $('requests').addEventListener('click', (event) => {
   const id = event.target.dataset.stop;
   if (id) act({ do: 'stop', id });
 });
+$('browser').addEventListener('change', () => again());
 $('filter').addEventListener('input', refilter);
 $('level').addEventListener('change', refilter);

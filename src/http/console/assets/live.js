@@ -1,6 +1,7 @@
 // The live view: pictures from the browser, and what the person does back to it.
 import { $, t } from './words.js';
 import { socket } from './net.js';
+import { browser } from './board.js';
 
 const screen = $('screen'), keys = $('keys'), pen = screen.getContext('2d');
 let line = null, wanted = false, retry = 0, role = { drives: false, driven: false, viewers: 0 }, gone = true, frames = 0;
@@ -12,7 +13,7 @@ export function openLive() {
   line = socket();
   line.binaryType = 'blob';
   const mine = line;
-  line.onopen = () => { if ($('which').value !== 'site') send({ t: 'look', at: $('which').value }); };
+  line.onopen = () => { if ($('which').value !== 'site' || browser() !== 1) look(); };
   line.onmessage = (event) => (typeof event.data === 'string' ? told(JSON.parse(event.data)) : picture(event.data, mine));
   line.onclose = () => {
     if (line !== mine) return;
@@ -237,6 +238,8 @@ $('paste-box').addEventListener('submit', (e) => {
 });
 $('reload').addEventListener('click', () => put({ t: 'reload' }));
 $('take').addEventListener('click', () => send({ t: 'take' }));
-$('which').addEventListener('change', () => { gone = true; tell(); send({ t: 'look', at: $('which').value }); });
+const look = () => { gone = true; tell(); send({ t: 'look', at: $('which').value, of: browser() }); };
+$('which').addEventListener('change', look);
+$('browser').addEventListener('change', look);
 $('yes').addEventListener('click', () => put({ t: 'answer', yes: true }));
 $('no').addEventListener('click', () => put({ t: 'answer', yes: false }));

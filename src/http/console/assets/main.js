@@ -1,7 +1,7 @@
 // The page: who may come in, which tab is open, and the question every second how things are.
 import { $, say, switchLanguage, t } from './words.js';
 import { Refused, get, post, session } from './net.js';
-import { askAbout, showConfig, showState } from './board.js';
+import { askAbout, browser, showConfig, showState } from './board.js';
 import { showCharts } from './charts.js';
 import { closeLive, openLive } from './live.js';
 import './try.js';
@@ -15,6 +15,7 @@ function outside(door, closed) {
   session.token = null;
   $('inside').hidden = true;
   $('logout').hidden = true;
+  $('browser').hidden = true;
   $('door').hidden = false;
   $('login').hidden = closed || door !== 'password';
   $('link').hidden = closed || door !== 'link';
@@ -40,7 +41,7 @@ async function begin() {
 async function poll() {
   clearTimeout(timer);
   try {
-    const state = await get(`api/state?log=${line}`);
+    const state = await get(`api/state?log=${line}&of=${browser()}`);
     line = state.log.at(-1)?.n ?? line;
     showState(state);
     $('lost').hidden = true;
