@@ -82,8 +82,8 @@ pub fn section(needs: &Needs) -> String {
          3. Memory: {browsers} × {} MB = **{} GB**.\n\
          4. Machines of {CORES} cores and {GIGABYTES} GB: by cores {by_cores}, by memory (three quarters of it) \
          {by_memory}; so **{machines} machines with {each} browsers each**, as {each} instances of one browser, or \
-         half as many of two (`TABPROXY_BROWSERS=2`). When one machine is lost, its {} streams are cut, and the \
-         others have {} places for them.\n\
+         half as many of two (`TABPROXY_BROWSERS=2`). The loss of one cuts its {} streams, each with an error; \
+         the others have {} places.\n\
          5. nginx: {} × {} s / 100,000 = {:.1} cores: two of four cores each, for the loss of one.",
         number(events),
         number(per_instance),
@@ -93,7 +93,7 @@ pub fn section(needs: &Needs) -> String {
         number(memory),
         number(gigabytes.ceil()),
         number((WANTED / machines).ceil()),
-        number(browsers * STREAMS - WANTED),
+        number((machines - 1.0) * each * STREAMS),
         number(events),
         number(needs.nginx),
         events / 100_000.0 * needs.nginx,
