@@ -86,7 +86,10 @@ impl Service {
         let mut instances = Vec::new();
         // One after the other: on few cores, starting all at once takes no less time, and each its share of more.
         for number in 0..plan.instances {
-            let directory = subdirectory(home.path(), &format!("instance-{number}"))?;
+            let name = format!("instance-{number}");
+            let directory = subdirectory(home.path(), &name)?;
+            let mut env = env.clone();
+            env.push(("TABPROXY_INSTANCE", name));
             instances.push(Arc::new(Instance::start(&directory, &env, &plan.log).await?));
         }
         let pool: Vec<_> = instances.iter().map(|it| it.addr).collect();
