@@ -190,8 +190,8 @@ impl Place {
     fn of(answer: &[u8]) -> Option<Place> {
         let body = std::str::from_utf8(answer).ok()?;
         let data = body.lines().filter_map(|it| it.strip_prefix("data: "));
-        let events = data.filter_map(|it| serde_json::from_str::<Value>(it).ok());
-        let last = events.filter(|it| it["message"]["id"].is_string()).last()?;
+        let mut events = data.filter_map(|it| serde_json::from_str::<Value>(it).ok());
+        let last = events.rfind(|it| it["message"]["id"].is_string())?;
         Some(Place {
             conversation: last["conversation_id"].as_str()?.to_owned(),
             parent: last["message"]["id"].as_str()?.to_owned(),

@@ -38,7 +38,8 @@ async fn show(
     listen: SocketAddr,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let mut view = View { addr: crate::health::reachable(listen), look: Look::Asking, rates: None, times: None };
+    let mut view =
+        View { addr: crate::health::reachable(listen), look: Look::Asking, rates: None, times: None };
     let (mut past, mut keys) = (Past::default(), EventStream::new());
     let mut tick = tokio::time::interval(STEP);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

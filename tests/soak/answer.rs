@@ -96,10 +96,11 @@ pub fn judge_plugin(prompt: &str, reading: &Reading) -> Result<End, String> {
 /// The conversation of an answer in snapshots, and the message that the next turn follows.
 pub fn place(body: &[u8]) -> Option<(String, String)> {
     let body = std::str::from_utf8(body).ok()?;
-    let events = body.lines().filter_map(|it| serde_json::from_str::<Value>(it.strip_prefix("data: ")?).ok());
+    let parsed = |it: &str| serde_json::from_str::<Value>(it.strip_prefix("data: ")?).ok();
+    let mut events = body.lines().filter_map(parsed);
     let text = |event: &Value, at: &str| event.pointer(at).and_then(Value::as_str).map(str::to_owned);
     let is_assistant = |it: &Value| it.pointer("/message/author/role").is_some_and(|it| it == "assistant");
-    let last = events.filter(is_assistant).last()?;
+    let last = events.rfind(is_assistant)?;
     Some((text(&last, "/conversation_id")?, text(&last, "/message/id")?))
 }
 
