@@ -48,7 +48,7 @@ deps-scale:
 	@scripts/deps.sh nginx redis
 
 deps-test:
-	@scripts/deps.sh nginx systemd xvfb node python kustomize
+	@scripts/deps.sh nginx redis systemd xvfb node python kustomize
 
 # The parsers of foreign bytes against libFuzzer, each for SECONDS; needs `rustup toolchain install nightly`
 # and `cargo install cargo-fuzz`.

@@ -50,6 +50,8 @@ pub enum FaultKind {
     Challenged,
     /// The site answered with its sign-in instead of what was asked for.
     SignInRequired,
+    /// The state that several instances share cannot be reached, and this could not be done without it.
+    SharedStateLost,
     /// The server is stopping.
     Draining,
     /// The operator has stopped the request.
@@ -80,7 +82,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind, in the order of their declaration: metrics make their series from it.
-    pub const ALL: [FaultKind; 33] = [
+    pub const ALL: [FaultKind; 34] = [
         FaultKind::BadRequest,
         FaultKind::ForeignHost,
         FaultKind::ForeignOrigin,
@@ -101,6 +103,7 @@ impl FaultKind {
         FaultKind::NeedsOperator,
         FaultKind::Challenged,
         FaultKind::SignInRequired,
+        FaultKind::SharedStateLost,
         FaultKind::Draining,
         FaultKind::Stopped,
         FaultKind::PageLost,
@@ -139,6 +142,7 @@ impl FaultKind {
             FaultKind::NeedsOperator => "needs_operator",
             FaultKind::Challenged => "challenged",
             FaultKind::SignInRequired => "sign_in_required",
+            FaultKind::SharedStateLost => "shared_state_unavailable",
             FaultKind::Draining => "draining",
             FaultKind::Stopped => "stopped",
             FaultKind::PageLost => "page_lost",

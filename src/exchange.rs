@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,6 +15,38 @@ use bytes::Bytes;
 
 use crate::error::Fault;
 use crate::pipe::{Pipe, Taken};
+
+/// Says at the last moment whether a request may still leave for the site.
+pub trait Leave: Send + Sync {
+    /// Asked right before it leaves, by whoever lets it go; answers at once.
+    ///
+    /// # Errors
+    /// The fault that the request ends with, unsent.
+    fn may_leave(&self) -> Result<(), Fault>;
+}
+
+/// Those that a request's leave depends on: all of them.
+#[derive(Clone, Default)]
+pub struct Leaves(Vec<Arc<dyn Leave>>);
+
+impl Leaves {
+    /// One more is to be asked.
+    pub fn add(&mut self, leave: Arc<dyn Leave>) {
+        self.0.push(leave);
+    }
+}
+
+impl Leave for Leaves {
+    fn may_leave(&self) -> Result<(), Fault> {
+        self.0.iter().try_for_each(|it| it.may_leave())
+    }
+}
+
+impl fmt::Debug for Leaves {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Leaves({})", self.0.len())
+    }
+}
 
 /// A request for the page to perform with `fetch`.
 #[derive(Clone, Debug)]
@@ -28,6 +61,8 @@ pub struct PageRequest {
     pub body: Vec<Bytes>,
     /// Whether its caller holds an access key: only then may it go into a page that is signed in.
     pub keyed: bool,
+    /// Whom to ask before it leaves.
+    pub leaves: Leaves,
 }
 
 impl PageRequest {

@@ -26,6 +26,9 @@
 //! if it dies, its streams end and the next request does not wait. To spread the work gains nothing: the site's
 //! connection and the browser's network process are one for all (figures in README.md, "Reliability"). Worn out carriers are replaced the same way.
 //!
+//! A browser may also run elsewhere and be somebody else's ([`browser::Source`]): then frames travel over its
+//! DevTools, and only the tabs that we opened are ours.
+//!
 //! # The way of a request
 //!
 //! [`http`] checks Host and Origin, then who asks (`http::access`: a key opens stored [`accounts`] or the browser's own
@@ -55,8 +58,8 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | L0 | [`error`], [`config`], [`exchange`], [`files`], [`pipe`], [`flow`], [`telemetry`], [`translate`] |
-//! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`store`], [`turns`] |
+//! | L0 | [`error`], [`config`], [`exchange`], [`files`], [`pipe`], [`flow`], [`store`], [`telemetry`], [`translate`] |
+//! | L1 | [`access`], [`accounts`], [`admission`], [`openai`], [`site`], [`turns`] |
 //! | L2 | [`browser`] (of L1 only [`site`], to recognise a wall) |
 //! | L3 | [`http`] |
 //! | L4 | this file, `specs`, [`cli`], [`demo`], [`doctor`], [`health`], [`progress`], [`status`] |
@@ -109,11 +112,12 @@ use config::{Config, Hosts};
 use files::FileError;
 use http::Gate;
 use prometheus_client::registry::Registry;
-use store::Embedded;
+use store::{Embedded, Redis, Store, StoreError};
 use telemetry::figures::{self, Refusals};
 use telemetry::metrics::Metrics;
-use turns::Turns;
+use telemetry::shared::SharedTurns;
 use turns::floor::Floor;
+use turns::{Peers, Turns};
 
 /// Why the server did not start: one line, with the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -146,13 +150,17 @@ pub enum StartError {
     /// The address cannot be had.
     #[error("cannot listen on {0}: {1}; stop what uses it, or set TABPROXY_LISTEN to another address")]
     Listen(SocketAddr, io::Error),
+    /// The store cannot be meant.
+    #[error("TABPROXY_REDIS: {0}; correct the address, or the file in TABPROXY_REDIS_CA")]
+    Store(#[from] StoreError),
     /// Something of the system is missing.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
 }
 
-/// So many conversations of the official API's clients are known again; the oldest are forgotten first.
-const CONVERSATIONS: u64 = 50_000;
+/// So many conversations are known again, of the official API's clients and of those whom an account was lent to;
+/// the oldest are forgotten first.
+const CONVERSATIONS: u64 = 100_000;
 
 /// Has those wait at the door that the browsers would have wait where nobody sees them.
 async fn keep_outside(browser: Browsers, app: Arc<http::App>) {
@@ -203,8 +211,11 @@ async fn look_again(app: Arc<http::App>) {
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;
-        let app = app.clone();
-        let _ = tokio::task::spawn_blocking(move || app.gate.look()).await;
+        let looking = app.clone();
+        let _ = tokio::task::spawn_blocking(move || looking.gate.look()).await;
+        if app.shared.is_some() {
+            app.gate.accounts.refresh().await;
+        }
     }
 }
 
@@ -230,6 +241,8 @@ impl Server {
         let shown = config.shown();
         let profiles = config.profiles();
         let binary = match config.chromium.clone() {
+            // Nothing is started where the browser runs elsewhere.
+            _ if !config.browser_ws.is_empty() => PathBuf::new(),
             Some(path) if is_program(&path) => path,
             Some(path) => return Err(StartError::NotAProgram(path)),
             None => find_chromium().ok_or(StartError::NoChromium)?,
@@ -244,12 +257,26 @@ impl Server {
                 path.display()
             );
         }
-        let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref())?);
         let profiles = profiles.iter().map(|it| ProfileLock::take(it)).collect::<Result<Vec<_>, _>>()?;
-        let index = http::chat::Index::new(Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)));
+        let (mut registry, mut shared) = (Registry::default(), None);
+        let store: Arc<dyn Store> = match &config.redis {
+            None => Arc::new(Embedded::beside(&config.profile, CONVERSATIONS)),
+            Some(server) => {
+                let redis = Redis::new(server)?;
+                redis.register(&mut registry);
+                shared = Some(redis.health());
+                Arc::new(redis)
+            }
+        };
+        let accounts = Arc::new(Accounts::open(config.accounts_file.as_deref(), store.clone())?);
+        let index = http::chat::Index::new(store.clone());
         let listener = TcpListener::bind(config.listen).map_err(|e| StartError::Listen(config.listen, e))?;
         let addr = listener.local_addr()?;
         let way_out = gateway::way_out(&config.proxy).await?;
+        if !config.browser_ws.is_empty() && !config.unused.is_empty() {
+            let unused = config.unused.join(", ");
+            tracing::warn!("without effect on a browser that runs elsewhere (TABPROXY_BROWSER_WS): {unused}");
+        }
         let specs = specs::of(&config, binary, &way_out);
         let relay = http::Relay::new(config.api_target, config.strip_headers, &config.proxy)?;
         tokio::spawn(gateway::reach::warn_of_unreachable(config.proxy.clone()));
@@ -270,14 +297,21 @@ impl Server {
             cors: config.cors,
             trusted_proxies: config.trusted_proxies,
         };
-        let mut registry = Registry::default();
         let refusals = Refusals::new(&mut registry);
         figures::name_instance(&mut registry, config.instance.name());
-        let watched = accounts.clone();
+        let (watched, homes) = (accounts.clone(), accounts.clone());
         figures::watch_accounts(&mut registry, Box::new(move || watched.figures(Instant::now())));
         if browser.count() > 1 {
             let watched = browser.clone();
             figures::watch_browsers(&mut registry, move || watched.figures());
+        }
+        let mut floor = Floor::new(config.queue);
+        let mut turns = Turns::new(turns::Limits::default());
+        if config.redis.is_some() {
+            let keep = config.join.unwrap_or_default();
+            let figures = SharedTurns::new(&mut registry);
+            let peers = Peers::new(store.clone(), config.redis_lost, keep, figures);
+            (floor, turns) = (floor.shared(peers.clone()), turns.shared(peers));
         }
         let app = Arc::new(http::App {
             browser: browser.clone(),
@@ -286,14 +320,15 @@ impl Server {
             policy,
             instance: config.instance.header(),
             leaving: shutdown.clone(),
-            floor: Floor::new(config.queue),
-            turns: Turns::new(turns::Limits::default()),
-            gate: Gate::new(keys, accounts, config.require_key, refusals),
+            floor,
+            turns,
+            gate: Gate::new(keys, accounts, store.clone(), config.require_key, refusals),
             homes: Arc::<Homes<usize>>::default(),
             signed: http::SignedIn::new(browser.count()),
             admin: http::Admin::new(config.admin_password),
             relay,
             index: index.clone(),
+            shared,
             board: http::Board::default(),
             console: http::Console::new(addr, shown),
         });
@@ -313,6 +348,7 @@ impl Server {
             let (served, ()) = tokio::join!(serving, drain);
             draining.stop().await;
             index.settle().await;
+            homes.settle().await;
             served
         });
         Ok(Server { addr, browser, serving, _gateways: way_out.gateways, _profiles: profiles })

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Fault, FaultKind, Sent};
-use crate::exchange::Head;
+use crate::exchange::{Head, Leave, Leaves};
 use crate::flow::{Overrun, Window};
 
 /// A run of small pieces is handed on as one chunk of at most about this many bytes.
@@ -79,6 +79,7 @@ pub struct Pipe {
     state: Mutex<State>,
     ledger: Arc<Ledger>,
     whereabouts: AtomicU8,
+    leaves: Leaves,
 }
 
 /// Where a request is: with us, perhaps at the site, or taken back. The last two exclude each other.
@@ -100,7 +101,13 @@ impl Pipe {
             reader: None,
             held: Vec::new(),
         };
-        Pipe { state: Mutex::new(state), ledger, whereabouts: AtomicU8::new(HERE) }
+        Pipe { state: Mutex::new(state), ledger, whereabouts: AtomicU8::new(HERE), leaves: Leaves::default() }
+    }
+
+    /// Has `leaves` asked before the request leaves.
+    pub fn asking(mut self, leaves: Leaves) -> Pipe {
+        self.leaves = leaves;
+        self
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,9 +115,15 @@ impl Pipe {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The request is let go: from now on it may have reached the site. `false` if it was withdrawn, and must
-    /// not be.
+    /// The request is let go: from now on it may have reached the site. `false` if it was withdrawn, or is now
+    /// because it may not leave any more, and must not be.
     pub fn leave(&self) -> bool {
+        if self.sent() == Sent::No
+            && let Err(fault) = self.leaves.may_leave()
+            && self.withdraw()
+        {
+            self.finish(Err(fault));
+        }
         let was = self.whereabouts.compare_exchange(HERE, LEFT, Ordering::AcqRel, Ordering::Acquire);
         was != Err(WITHDRAWN)
     }
@@ -363,6 +376,24 @@ mod tests {
         let (kept, _) = pipe(100, 200);
         assert!(kept.withdraw() && kept.withdraw() && !kept.leave());
         assert_eq!(kept.sent(), Sent::No);
+    }
+
+    #[test]
+    fn a_request_that_may_not_leave_any_more_is_withdrawn_with_the_reason() {
+        struct Never;
+        impl Leave for Never {
+            fn may_leave(&self) -> Result<(), Fault> {
+                Err(Fault::new(FaultKind::SharedStateLost, "too late"))
+            }
+        }
+        let mut leaves = Leaves::default();
+        leaves.add(Arc::new(Never));
+        let pipe = pipe(100, 200).0.asking(leaves.clone());
+        assert!(!pipe.leave() && !pipe.leave());
+        assert_eq!(pipe.sent(), Sent::No);
+        let head = pipe.poll_head(&mut Context::from_waker(Waker::noop()));
+        let Poll::Ready(Err(fault)) = head else { panic!("it has ended") };
+        assert_eq!((fault.kind(), fault.sent()), (FaultKind::SharedStateLost, Sent::No));
     }
 
     #[test]

@@ -2,17 +2,23 @@
 
 use std::path::PathBuf;
 
+use crate::browser::attach::AttachSpec;
 use crate::browser::channel::BufferLimits;
 use crate::browser::gateway::WayOut;
 use crate::browser::launch::LaunchSpec;
-use crate::browser::{BrowserSpec, Timing, Upkeep};
+use crate::browser::{BrowserSpec, Source, Timing, Upkeep};
 use crate::config::Config;
 
-/// One for each profile. All run the same program, keep the same page open, and go the same way out.
+/// One for each profile. All run the same program and go the same way out, or run elsewhere, one at each address; and
+/// all keep the same page open.
 pub(crate) fn of(config: &Config, binary: PathBuf, way_out: &WayOut) -> Vec<BrowserSpec> {
     let launch = LaunchSpec::new(config, binary, way_out);
-    let spec = |profile| BrowserSpec {
-        launch: LaunchSpec { profile, ..launch.clone() },
+    let source = |(n, profile): (usize, PathBuf)| match config.browser_ws.get(n).cloned() {
+        Some(address) => Source::Attach(AttachSpec { address, profile }),
+        None => Source::Launch(LaunchSpec { profile, ..launch.clone() }),
+    };
+    let spec = |source| BrowserSpec {
+        source,
         url: config.origin.clone(),
         timing: Timing::default(),
         upkeep: Upkeep {
@@ -23,5 +29,5 @@ pub(crate) fn of(config: &Config, binary: PathBuf, way_out: &WayOut) -> Vec<Brow
         },
         buffers: BufferLimits::default(),
     };
-    config.profiles().into_iter().map(spec).collect()
+    config.profiles().into_iter().enumerate().map(source).map(spec).collect()
 }

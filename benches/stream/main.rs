@@ -37,6 +37,7 @@ use page::Page;
 use proxy::{Home, Proxy};
 use report::Circumstances;
 use scenarios::{Scenario, Sides};
+use shared::foreign::Foreign;
 use site::Site;
 
 /// Measures tabproxy, a direct client and a loop in the page on the practice site.
@@ -51,6 +52,9 @@ struct Options {
     /// One run of everything with a tenth of the load, to see that it works
     #[arg(long)]
     quick: bool,
+    /// The proxy attaches to a browser that it has not started: what is measured is the channel over DevTools
+    #[arg(long)]
+    elsewhere: bool,
     /// What cargo passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -75,7 +79,8 @@ async fn bench(options: &Options) -> Result<(), Fail> {
     let site = Site::start().await?;
     let practice = site.practice()?;
     let mut samples = Samples::default();
-    let home = Home::new(practice)?;
+    let foreign = options.elsewhere.then(|| Foreign::start(practice, 0)).transpose()?;
+    let home = Home::new(practice, foreign.as_ref())?;
     let proxy = start_proxy(&home, if wanted(Scenario::Start) { runs } else { 0 }, &mut samples).await?;
     let page = Page::start(practice).await?;
     let browser = page.version().to_owned();
@@ -100,7 +105,7 @@ async fn bench(options: &Options) -> Result<(), Fail> {
     }
     let about = Circumstances { browser, command, runs };
     println!("\n{}", report::table(&samples));
-    if options.quick || options.only.is_some() {
+    if options.quick || options.elsewhere || options.only.is_some() {
         println!("Not written to docs/: this was not all of it.");
         return Ok(());
     }

@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 use super::client::Client;
 use super::load::Fail;
 use super::operator::{Operator, PASSWORD};
+use super::shared::foreign::Foreign;
 use super::shared::procfs::processes;
 
 /// The longest that a start may take.
@@ -30,15 +31,18 @@ pub struct Home {
     resolve: String,
     /// The digest of the admin password.
     password: String,
+    /// The address and the process group of a browser that runs elsewhere, if any.
+    browser: Option<(String, i32)>,
 }
 
 impl Home {
     /// An empty one.
-    pub fn new(site: &Practice) -> Result<Home, Fail> {
+    pub fn new(site: &Practice, foreign: Option<&Foreign>) -> Result<Home, Fail> {
+        let browser = foreign.map(|it| (it.address().to_owned(), it.pid()));
         let dir = tempfile::tempdir()?;
         fs::write(dir.path().join("site.pem"), site.cert_pem())?;
         let password = tabproxy::access::password::hash(PASSWORD)?;
-        Ok(Home { dir, origin: site.front_url(), resolve: site.resolve(), password })
+        Ok(Home { dir, origin: site.front_url(), resolve: site.resolve(), password, browser })
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -56,6 +60,7 @@ impl Home {
 pub struct Proxy {
     child: Child,
     pid: i32,
+    foreign: Option<i32>,
     http: reqwest::Client,
     base: String,
     client: Client,
@@ -84,6 +89,9 @@ impl Proxy {
             .env("TABPROXY_ADMIN_PASSWORD", &home.password)
             .env("TABPROXY_HEADLESS", "true")
             .env("TABPROXY_MAX_INFLIGHT", MAX_INFLIGHT);
+        if let Some((address, _)) = &home.browser {
+            command.env("TABPROXY_BROWSER_WS", address);
+        }
         let began = Instant::now();
         let mut child = command.spawn()?;
         let pid = child.id().ok_or("no process id")?.cast_signed();
@@ -103,7 +111,8 @@ impl Proxy {
             .await
             .map_err(|_| format!("the proxy did not get ready:\n{}", home.last_words()))??;
         let client = Client::new(http.clone(), &base);
-        Ok((Proxy { child, pid, http, base, client }, took))
+        let foreign = home.browser.as_ref().map(|it| it.1);
+        Ok((Proxy { child, pid, foreign, http, base, client }, took))
     }
 
     /// A client of it.
@@ -123,6 +132,9 @@ impl Proxy {
 
     /// The process group of its browser.
     pub fn browser_group(&self) -> Result<i32, Fail> {
+        if let Some(group) = self.foreign {
+            return Ok(group);
+        }
         let browser = processes().into_iter().find(|it| it.parent == self.pid && it.group == it.pid);
         browser.map(|it| it.group).ok_or_else(|| "the proxy has no browser".into())
     }

@@ -5,16 +5,19 @@
 use libfuzzer_sys::fuzz_target;
 use tabproxy::config::{self, ProxyServer, Settings};
 
-const OPTIONS: [&str; 23] = [
+const OPTIONS: [&str; 24] = [
     "TABPROXY_LISTEN",
     "TABPROXY_HOSTS",
     "TABPROXY_ALLOW_PATHS",
     "TABPROXY_ALLOW_HEADERS",
     "TABPROXY_DRAIN",
+    "TABPROXY_REDIS",
+    "TABPROXY_REDIS_LOST",
     "TABPROXY_ORIGIN",
     "TABPROXY_RESOLVE",
     "TABPROXY_CHROMIUM",
     "TABPROXY_CHROMIUM_ARGS",
+    "TABPROXY_BROWSER_WS",
     "TABPROXY_PROFILE",
     "TABPROXY_HEADLESS",
     "TABPROXY_SANDBOX",

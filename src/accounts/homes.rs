@@ -11,6 +11,11 @@ const KEPT: usize = 50_000;
 /// No conversation has a longer id.
 const LONGEST_ID: usize = 64;
 
+/// Whether a conversation may have this id.
+pub fn is_id(conversation: &str) -> bool {
+    (1..=LONGEST_ID).contains(&conversation.len())
+}
+
 /// The homes of conversations.
 #[derive(Debug)]
 pub struct Homes<H>(Mutex<Known<H>>);
@@ -28,20 +33,21 @@ impl<H> Default for Homes<H> {
     }
 }
 
-impl<H: Clone> Homes<H> {
+impl<H: Clone + PartialEq> Homes<H> {
     fn known(&self) -> MutexGuard<'_, Known<H>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This conversation was begun there, or goes on there.
-    pub fn remember(&self, conversation: &str, home: H) {
-        if conversation.is_empty() || conversation.len() > LONGEST_ID {
-            return;
+    /// This conversation was begun there, or goes on there. Says whether that is news.
+    pub fn remember(&self, conversation: &str, home: H) -> bool {
+        if !is_id(conversation) {
+            return false;
         }
         let mut known = self.known();
         if let Some(known) = known.of.get_mut(conversation) {
+            let is_news = *known != home;
             *known = home;
-            return;
+            return is_news;
         }
         known.of.insert(conversation.to_owned(), home);
         known.order.push_back(conversation.to_owned());
@@ -50,6 +56,7 @@ impl<H: Clone> Homes<H> {
         {
             known.of.remove(&oldest);
         }
+        true
     }
 
     /// The home of this conversation, if it is known.
@@ -65,13 +72,11 @@ mod tests {
     #[test]
     fn the_last_home_counts_and_the_oldest_conversations_are_forgotten() {
         let homes = Homes::default();
-        homes.remember("c", 1);
-        homes.remember("c", 2);
-        homes.remember("", 3);
-        homes.remember(&"x".repeat(LONGEST_ID + 1), 3);
+        assert!(homes.remember("c", 1) && homes.remember("c", 2) && !homes.remember("c", 2));
+        assert!(!homes.remember("", 3) && !homes.remember(&"x".repeat(LONGEST_ID + 1), 3));
         assert_eq!((homes.of("c"), homes.of(""), homes.of("d")), (Some(2), None, None));
         assert_eq!(homes.known().order.len(), 1);
-        (0..KEPT).for_each(|n| homes.remember(&n.to_string(), 0));
+        assert!((0..KEPT).all(|n| homes.remember(&n.to_string(), 0)));
         assert_eq!((homes.of("c"), homes.of("0")), (None, Some(0)));
         assert_eq!(homes.known().of.len(), KEPT);
     }

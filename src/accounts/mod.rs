@@ -7,23 +7,25 @@
 //!    └────── another token ──────────┴──> Refused
 //! ```
 //!
-//! The least busy one is lent first, and of equally busy ones that which has waited longest. The file is
-//! followed as it changes; what is known of an account stays with it as long as its token is the same. Time is
-//! handed in. Knows nothing of HTTP and of keys but the names that they open.
+//! The least busy one is lent first, and of equally busy ones that which has waited longest: the store decides, for
+//! all instances that share it. The file is followed as it changes; what is known of an account stays with it as
+//! long as its token is the same. Knows nothing of HTTP and of keys but the names that they open.
 
 mod homes;
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tokio_util::task::TaskTracker;
 
 use crate::error::{Fault, FaultKind};
 use crate::files::{self, FileError, Watched};
+use crate::store::{Loan, Standing, Store};
 use crate::telemetry::figures::AccountFigure;
 pub use homes::Homes;
 
@@ -77,21 +79,25 @@ pub struct AccountState {
 struct Account {
     name: String,
     token: SecretString,
+    /// What it is called in the store: the same token is the same account in every instance.
+    id: String,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
     condition: Condition,
+    /// The site has refused it here: it will not be asked again.
+    is_refused: bool,
     running: usize,
-    /// The number of the lease that last took it: lower has waited longer.
-    last: u64,
 }
 
 impl Account {
     fn new((name, token): (String, SecretString)) -> Arc<Account> {
-        let state = State { condition: Condition::Ready, running: 0, last: 0 };
-        Arc::new(Account { name, token, state: Mutex::new(state) })
+        let state = State { condition: Condition::Ready, is_refused: false, running: 0 };
+        let id = Sha256::new().chain_update("tabproxy account ").chain_update(token.expose_secret());
+        let id = id.finalize().iter().map(|it| format!("{it:02x}")).collect();
+        Arc::new(Account { name, token, id, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -105,6 +111,26 @@ impl Account {
         }
         state.condition
     }
+
+    /// What the store says of it.
+    fn found(&self, standing: Standing, now: Instant) {
+        let mut state = self.state();
+        let condition = match standing {
+            _ if state.is_refused => return,
+            Standing::Ready => Condition::Ready,
+            Standing::Resting(wait) => Condition::Resting(now + wait),
+            Standing::Refused => Condition::Refused,
+        };
+        if condition == Condition::Refused && state.condition != condition {
+            tracing::error!(account = self.name, "the site has refused its token: it needs a new one");
+        }
+        state.condition = condition;
+    }
+}
+
+/// The time that tests can stop.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 type Named = Vec<(String, SecretString)>;
@@ -114,10 +140,21 @@ pub struct Accounts {
     file: Option<Watched<AccountFile, Named>>,
     /// The unnamed ones where there is no file to keep them in.
     all: Mutex<Vec<Arc<Account>>>,
-    leases: AtomicU64,
-    /// Which account each conversation was begun with: the site shows it to no other.
+    store: Arc<dyn Store>,
+    /// Which account each conversation was begun with: the site shows it to no other. Those that are known without
+    /// asking the store.
     homes: Homes<String>,
+    writing: TaskTracker,
 }
+
+fn key_of_home(conversation: &str) -> Vec<u8> {
+    format!("home:{conversation}").into_bytes()
+}
+
+/// How long the store remembers a conversation.
+const HOME_LASTS: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A store that does not answer for so long has nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why no account can be lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,14 +188,21 @@ impl From<NoAccount> for Fault {
 }
 
 impl Accounts {
-    /// The accounts in `path`; without one, there are none until some are given.
+    /// The accounts in `path`; without one, there are none until some are given. Who has them on loan, and which
+    /// rest, is in `store`.
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
-    pub fn open(path: Option<&Path>) -> Result<Accounts, FileError> {
+    pub fn open(path: Option<&Path>, store: Arc<dyn Store>) -> Result<Accounts, FileError> {
         let file = path.map(|path| Watched::open(path, make)).transpose()?;
         let all = file.iter().flat_map(|it| it.get().to_vec()).map(Account::new).collect();
-        Ok(Accounts { file, all: Mutex::new(all), leases: AtomicU64::new(0), homes: Homes::default() })
+        Ok(Accounts {
+            file,
+            all: Mutex::new(all),
+            store,
+            homes: Homes::default(),
+            writing: TaskTracker::new(),
+        })
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Arc<Account>>> {
@@ -174,34 +218,53 @@ impl Accounts {
     ///
     /// # Errors
     /// [`NoAccount`] says why none can be lent.
-    pub fn lease(&self, names: &[String], now: Instant) -> Result<AccountLease, NoAccount> {
-        let all = self.all();
-        let open: Vec<_> = all.iter().filter(|it| names.is_empty() || names.contains(&it.name)).collect();
+    pub async fn lease(&self, names: &[String]) -> Result<AccountLease, NoAccount> {
+        let is_open = |it: &&Arc<Account>| names.is_empty() || names.contains(&it.name);
+        let mut open: Vec<_> = self.all().iter().filter(is_open).cloned().collect();
         if open.is_empty() {
             return Err(NoAccount::Missing);
         }
-        let ready = open.iter().filter(|it| it.condition(now) == Condition::Ready);
-        let best = ready.min_by_key(|it| {
-            let state = it.state();
-            (state.running, state.last)
-        });
-        let Some(best) = best else {
-            let rests = open.iter().filter_map(|it| match it.condition(now) {
-                Condition::Resting(until) => Some(until.saturating_duration_since(now)),
+        open.retain(|it| !it.state().is_refused);
+        let lent = self.store.lend(open.iter().map(|it| it.id.clone()).collect()).await;
+        let now = now();
+        open.iter().zip(&lent.standings).for_each(|(account, standing)| account.found(*standing, now));
+        let loan = lent.loan.and_then(|(at, loan)| Some((open.get(at)?.clone(), loan)));
+        let Some((account, loan)) = loan else {
+            let rests = lent.standings.iter().filter_map(|it| match it {
+                Standing::Resting(wait) => Some(*wait),
                 _ => None,
             });
             return Err(rests.min().map_or(NoAccount::Refused, NoAccount::Resting));
         };
-        let mut state = best.state();
-        state.running += 1;
-        state.last = self.leases.fetch_add(1, Ordering::Relaxed) + 1;
-        drop(state);
-        Ok(AccountLease { account: (*best).clone() })
+        account.state().running += 1;
+        Ok(AccountLease { account, store: self.store.clone(), _loan: loan })
     }
 
-    /// This conversation was begun with this account, or goes on with it.
+    /// Asks the store how all of them are, for those who watch.
+    pub async fn refresh(&self) {
+        let all = self.all().clone();
+        let standings = self.store.standings(all.iter().map(|it| it.id.clone()).collect()).await;
+        let now = now();
+        all.iter().zip(standings).for_each(|(account, standing)| account.found(standing, now));
+    }
+
+    /// This conversation was begun with this account, or goes on with it. To be called within a runtime.
     pub fn remember(&self, conversation: &str, account: &str) {
-        self.homes.remember(conversation, account.to_owned());
+        if self.homes.remember(conversation, account.to_owned()) {
+            let (store, key) = (self.store.clone(), key_of_home(conversation));
+            let value = account.as_bytes().to_vec();
+            self.writing.spawn(async move {
+                if let Err(error) = store.put(key, value, HOME_LASTS).await {
+                    tracing::warn!("which account a conversation belongs to is not written down: {error}");
+                }
+            });
+        }
+    }
+
+    /// Waits until everything is written down. Nothing may be remembered afterwards.
+    pub async fn settle(&self) {
+        self.writing.close();
+        self.writing.wait().await;
     }
 
     /// Lends the account that this conversation belongs to; `None` where that is not known, or not one of
@@ -209,16 +272,26 @@ impl Accounts {
     ///
     /// # Errors
     /// [`NoAccount`], if that one cannot be lent: another would not find the conversation.
-    pub fn lease_in(
+    pub async fn lease_in(
         &self,
         conversation: &str,
         names: &[String],
-        now: Instant,
     ) -> Option<Result<AccountLease, NoAccount>> {
-        let home = self.homes.of(conversation)?;
+        let home = self.home(conversation).await?;
         let is_open = names.is_empty() || names.contains(&home);
         let is_there = is_open && self.all().iter().any(|it| it.name == home);
-        is_there.then(|| self.lease(&[home], now))
+        if is_there { Some(self.lease(&[home]).await) } else { None }
+    }
+
+    async fn home(&self, conversation: &str) -> Option<String> {
+        let known = self.homes.of(conversation);
+        if known.is_some() || !homes::is_id(conversation) {
+            return known;
+        }
+        let kept = tokio::time::timeout(PATIENCE, self.store.get(key_of_home(conversation))).await;
+        let home = String::from_utf8(kept.ok()?.ok()??).ok()?;
+        self.homes.remember(conversation, home.clone());
+        Some(home)
     }
 
     /// How each of them is.
@@ -288,6 +361,14 @@ impl Accounts {
     }
 }
 
+/// How many accounts `path` holds.
+///
+/// # Errors
+/// When the file cannot be read or is damaged.
+pub fn count(path: &Path) -> Result<usize, FileError> {
+    Ok(Watched::open(path, make)?.get().len())
+}
+
 /// Whether a header can carry this as a token.
 pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|it| it.is_ascii_graphic())
@@ -321,9 +402,16 @@ fn make(file: AccountFile) -> Result<Named, String> {
 }
 
 /// The loan of an account for one request; dropping it gives it back.
-#[derive(Debug)]
 pub struct AccountLease {
     account: Arc<Account>,
+    store: Arc<dyn Store>,
+    _loan: Loan,
+}
+
+impl std::fmt::Debug for AccountLease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("AccountLease").field(&self.name()).finish()
+    }
 }
 
 impl AccountLease {
@@ -338,22 +426,27 @@ impl AccountLease {
     }
 
     /// The site wants no more of it for so long; it does not always say for how long.
-    pub fn rest(&self, wait: Option<Duration>, now: Instant) {
+    pub fn rest(&self, wait: Option<Duration>) {
         let wait = wait.unwrap_or(REST).min(LONGEST_REST);
         let mut state = self.account.state();
         if state.condition == Condition::Ready {
             tracing::warn!(account = self.name(), "the site wants no more of it for {} s", wait.as_secs());
         }
-        if state.condition != Condition::Refused {
-            state.condition = Condition::Resting(now + wait);
+        if !state.is_refused {
+            state.condition = Condition::Resting(now() + wait);
+            drop(state);
+            self.store.mark(&self.account.id, Standing::Resting(wait));
         }
     }
 
     /// The site does not know its token.
     pub fn refuse(&self) {
-        let before = std::mem::replace(&mut self.account.state().condition, Condition::Refused);
-        if before != Condition::Refused {
+        let mut state = self.account.state();
+        state.condition = Condition::Refused;
+        if !std::mem::replace(&mut state.is_refused, true) {
+            drop(state);
             tracing::error!(account = self.name(), "the site refuses its token: it needs a new one");
+            self.store.mark(&self.account.id, Standing::Refused);
         }
     }
 }

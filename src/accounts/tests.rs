@@ -1,6 +1,8 @@
 //! Whose turn it is, who rests, and what a changed file changes.
 
 use super::*;
+use crate::store::Embedded;
+use tokio::time::advance;
 
 fn stored(accounts: &[(&str, &str)]) -> AccountFile {
     let stored = |(name, token): &(&str, &str)| StoredAccount {
@@ -10,54 +12,71 @@ fn stored(accounts: &[(&str, &str)]) -> AccountFile {
     AccountFile { accounts: accounts.iter().map(stored).collect() }
 }
 
+fn store() -> Arc<Embedded> {
+    // Where nothing can be kept, it is kept in memory.
+    Arc::new(Embedded::new("/nowhere/at/all".into(), 10))
+}
+
 fn accounts(names: &[&str]) -> Accounts {
-    let file = stored(&names.iter().map(|it| (*it, "eyJ")).collect::<Vec<_>>());
+    // Each has a token of its own: what is known of a token is known of all accounts with it.
+    let tokens: Vec<_> = names.iter().map(|it| (*it, format!("eyJ-{it}"))).collect();
+    let file = stored(&tokens.iter().map(|(name, token)| (*name, token.as_str())).collect::<Vec<_>>());
     let all = make(file).unwrap().into_iter().map(Account::new).collect();
-    Accounts { file: None, all: Mutex::new(all), leases: AtomicU64::new(0), homes: Homes::default() }
+    Accounts { all: Mutex::new(all), ..Accounts::open(None, store()).unwrap() }
 }
 
 fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|it| it.to_string()).collect()
 }
 
-#[test]
-fn the_least_busy_is_lent_and_of_equals_the_one_that_waited_longest() {
-    let now = Instant::now();
+#[tokio::test]
+async fn the_least_busy_is_lent_and_of_equals_the_one_that_waited_longest() {
     let all = accounts(&["a", "b", "c"]);
-    let lease = |open: &[&str]| all.lease(&names(open), now).unwrap();
-    let mut held: Vec<_> = (0..3).map(|_| lease(&[])).collect();
+    let lease = async |open: &[&str]| all.lease(&names(open)).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(lease(&[]).await);
+    }
     assert_eq!(held.iter().map(AccountLease::name).collect::<Vec<_>>(), ["a", "b", "c"]);
     drop(held.remove(1));
-    assert_eq!(lease(&[]).name(), "b", "the others are busy");
+    assert_eq!(lease(&[]).await.name(), "b", "the others are busy");
     drop(held);
-    let turns: Vec<_> = (0..4).map(|_| lease(&["c", "a"]).name().to_owned()).collect();
+    let mut turns = Vec::new();
+    for _ in 0..4 {
+        turns.push(lease(&["c", "a"]).await.name().to_owned());
+    }
     assert_eq!(turns, ["a", "c", "a", "c"], "in turn, and no other");
-    assert_eq!(all.lease(&names(&["d"]), now).unwrap_err(), NoAccount::Missing);
-    assert!(all.states(now).iter().all(|it| it.running == 0), "all were given back");
+    assert_eq!(all.lease(&names(&["d"])).await.unwrap_err(), NoAccount::Missing);
+    assert!(all.states(now()).iter().all(|it| it.running == 0), "all were given back");
 }
 
-#[test]
-fn one_that_is_asked_too_much_rests_until_its_time() {
-    let now = Instant::now();
-    let later = |seconds| now + Duration::from_secs(seconds);
+#[tokio::test(start_paused = true)]
+async fn one_that_is_asked_too_much_rests_until_its_time() {
+    let seconds = Duration::from_secs;
     let all = accounts(&["a", "b"]);
-    let (a, b) = (all.lease(&[], now).unwrap(), all.lease(&[], now).unwrap());
-    a.rest(Some(Duration::from_secs(7)), now);
-    assert_eq!(all.lease(&[], now).unwrap().name(), "b");
-    b.rest(None, now);
-    let refused = all.lease(&[], later(2)).unwrap_err();
-    assert_eq!(refused, NoAccount::Resting(Duration::from_secs(5)));
+    let (a, b) = (all.lease(&[]).await.unwrap(), all.lease(&[]).await.unwrap());
+    a.rest(Some(seconds(7)));
+    assert_eq!(all.lease(&[]).await.unwrap().name(), "b");
+    b.rest(None);
+    advance(seconds(2)).await;
+    let refused = all.lease(&[]).await.unwrap_err();
+    assert_eq!(refused, NoAccount::Resting(seconds(5)));
     let fault = Fault::from(refused);
-    assert_eq!((fault.kind(), fault.wait()), (FaultKind::AccountsResting, Some(Duration::from_secs(5))));
-    assert_eq!(all.lease(&[], later(7)).unwrap().name(), "a");
-    assert!(all.lease(&names(&["b"]), later(59)).is_err() && all.lease(&names(&["b"]), later(60)).is_ok());
-    a.rest(Some(Duration::MAX), now);
-    assert!(all.lease(&names(&["a"]), now + LONGEST_REST).is_ok());
+    assert_eq!((fault.kind(), fault.wait()), (FaultKind::AccountsResting, Some(seconds(5))));
+    advance(seconds(5)).await;
+    assert_eq!(all.lease(&[]).await.unwrap().name(), "a");
+    advance(seconds(52)).await;
+    assert!(all.lease(&names(&["b"])).await.is_err());
+    advance(seconds(1)).await;
+    assert!(all.lease(&names(&["b"])).await.is_ok());
+    a.rest(Some(Duration::MAX));
+    assert!(all.lease(&names(&["a"])).await.is_err());
+    advance(LONGEST_REST).await;
+    assert!(all.lease(&names(&["a"])).await.is_ok());
 }
 
-#[test]
-fn a_refused_token_is_not_used_until_there_is_another() {
-    let now = Instant::now();
+#[tokio::test(start_paused = true)]
+async fn a_refused_token_is_not_used_until_there_is_another() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("accounts.json");
     let write = |accounts: &[(&str, &str)]| {
@@ -68,40 +87,46 @@ fn a_refused_token_is_not_used_until_there_is_another() {
         .unwrap();
     };
     write(&[("a", "eyJ1"), ("", "Bearer eyJ2")]);
-    let all = Accounts::open(Some(&path)).unwrap();
-    let a = all.lease(&names(&["a"]), now).unwrap();
+    let all = Accounts::open(Some(&path), store()).unwrap();
+    let a = all.lease(&names(&["a"])).await.unwrap();
     a.refuse();
-    a.rest(None, now);
-    assert_eq!(all.lease(&names(&["a"]), now + LONGEST_REST).unwrap_err(), NoAccount::Refused);
-    let other = all.lease(&[], now).unwrap();
+    a.rest(None);
+    advance(LONGEST_REST).await;
+    assert_eq!(all.lease(&names(&["a"])).await.unwrap_err(), NoAccount::Refused);
+    let other = all.lease(&[]).await.unwrap();
     assert_eq!((other.name(), other.token().expose_secret()), ("unnamed-1", "eyJ2"));
     // Another one beside it does not make its token better.
     write(&[("a", "eyJ1"), ("b", "eyJ3"), ("", "eyJ2")]);
     all.look();
-    let states = all.states(now);
+    let states = all.states(now());
     let shown: Vec<_> = states.iter().map(|it| (it.name.as_str(), it.running)).collect();
     assert_eq!(shown, [("a", 1), ("b", 0), ("unnamed-1", 1)]);
     assert_eq!(states[0].condition, Condition::Refused);
     write(&[("a", "eyJ4")]);
     all.look();
-    assert_eq!(all.lease(&names(&["a"]), now).unwrap().token().expose_secret(), "eyJ4");
+    assert_eq!(all.lease(&names(&["a"])).await.unwrap().token().expose_secret(), "eyJ4");
     drop((a, other));
-    assert_eq!(all.states(now).len(), 1);
+    assert_eq!(all.states(now()).len(), 1);
 }
 
-#[test]
-fn a_conversation_stays_with_its_account() {
-    let now = Instant::now();
-    let all = accounts(&["a", "b"]);
+#[tokio::test]
+async fn a_conversation_stays_with_its_account_also_in_the_next_program() {
+    let home = tempfile::tempdir().unwrap();
+    let kept = Arc::new(Embedded::new(home.path().join("x"), 10));
+    let all = Accounts { store: kept.clone(), ..accounts(&["a", "b"]) };
     all.remember("one", "b");
     for _ in 0..3 {
-        assert_eq!(all.lease_in("one", &[], now).unwrap().unwrap().name(), "b");
+        assert_eq!(all.lease_in("one", &[]).await.unwrap().unwrap().name(), "b");
     }
-    assert!(all.lease_in("two", &[], now).is_none() && all.lease_in("one", &names(&["a"]), now).is_none());
-    all.lease(&names(&["b"]), now).unwrap().refuse();
-    assert_eq!(all.lease_in("one", &[], now).unwrap().unwrap_err(), NoAccount::Refused);
-    all.remember("one", "a");
-    assert_eq!(all.lease_in("one", &[], now).unwrap().unwrap().name(), "a", "what was last counts");
+    assert!(all.lease_in("two", &[]).await.is_none() && all.lease_in("one", &names(&["a"])).await.is_none());
+    all.remember(&"x".repeat(65), "a");
+    assert!(all.lease_in(&"x".repeat(65), &[]).await.is_none());
+    all.settle().await;
+    let next = Accounts { store: kept, ..accounts(&["a", "b"]) };
+    next.lease(&names(&["b"])).await.unwrap().refuse();
+    assert_eq!(next.lease_in("one", &[]).await.unwrap().unwrap_err(), NoAccount::Refused);
+    next.remember("one", "a");
+    assert_eq!(next.lease_in("one", &[]).await.unwrap().unwrap().name(), "a", "what was last counts");
 }
 
 #[test]
@@ -114,9 +139,9 @@ fn unnamed_ones_are_replaced_and_kept_where_there_is_a_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("accounts.json");
     std::fs::write(&path, r#"{"accounts":[{"name":"a","token":"eyJ0"},{"token":"eyJ9"}]}"#).unwrap();
-    let all = Accounts::open(Some(&path)).unwrap();
+    let all = Accounts::open(Some(&path), store()).unwrap();
     assert!(all.replace_unnamed(tokens(&["eyJ1"])).unwrap());
-    let again = Accounts::open(Some(&path)).unwrap();
+    let again = Accounts::open(Some(&path), store()).unwrap();
     let names: Vec<_> = again.states(Instant::now()).into_iter().map(|it| it.name).collect();
     assert_eq!(names, ["a", "unnamed-1"]);
     assert!(!std::fs::read_to_string(&path).unwrap().contains("eyJ9"));

@@ -1,7 +1,8 @@
 // The carrier: performs fetches in a quiet document of the site's own origin and sends the answers to us.
 //
 // Evaluated once in a document that the site never served, as `(<this file>)(config)`. The other side is
-// channel.rs; the format of the messages is described in frame.rs, and the two change together.
+// channel.rs, or link/binding.rs for a browser that runs elsewhere; the format of the messages is described in
+// frame.rs, and the two change together.
 //
 // Why it looks like this (measured; see the crate docs):
 //  - frames are gathered in one buffer and flushed by a MessageChannel task, so that everything that became
@@ -9,9 +10,10 @@
 //  - bodies are read with BYOB readers, so that a read never exceeds the credit and its buffer is reused.
 ((config) => {
   'use strict';
-  // url: our socket; credit: bytes that an exchange may send at first; chunk: most bytes a read asks for;
-  // buffer: size of the buffer that messages are gathered in.
-  const { url, credit, chunk, buffer } = config;
+  // url: our socket, or binding: the name of the function that reaches us in its place; credit: bytes that an
+  // exchange may send at first; chunk: most bytes a read asks for; buffer: size of the buffer that messages are
+  // gathered in.
+  const { url, binding, credit, chunk, buffer } = config;
   const HEADER = 9;
   const [HEAD, DATA, END, FAIL, AGE, ECHO, GOT, LANES] = [...'HDEXTPGL'].map((c) => c.charCodeAt(0));
   const [REQUEST, BODY, START_FETCH, CREDIT, CANCEL] = [...'RBSAC'].map((c) => c.charCodeAt(0));
@@ -19,8 +21,7 @@
   const text = new TextDecoder();
   const exchanges = new Map();
 
-  const socket = new WebSocket(url);
-  socket.binaryType = 'arraybuffer';
+  const send = binding ? overBinding() : overSocket();
 
   // ---- out ----------------------------------------------------------------------------------------------
   // Room for the AGE frame is kept at the front of every message.
@@ -39,7 +40,7 @@
     scheduled = false;
     if (used === START) return;
     view.setUint32(HEADER, oldest === 0 ? 0 : Math.min((performance.now() - oldest) * 1000, 0xffffffff));
-    if (socket.readyState === WebSocket.OPEN) socket.send(out.subarray(0, used));
+    send(out.subarray(0, used));
     used = START;
     oldest = 0;
   }
@@ -229,7 +230,7 @@
     exchanges.delete(id);
   }
 
-  socket.onmessage = ({ data }) => {
+  function receiveAll(data) {
     const message = new DataView(data);
     for (let at = 0; at + HEADER <= data.byteLength; ) {
       const length = message.getUint32(at + 5);
@@ -237,10 +238,55 @@
       at += HEADER + length;
     }
     ask();
-  };
+  }
 
   // Without the channel nobody reads the answers: nothing may go on running at the site.
-  socket.onclose = () => {
+  function stopAll() {
     for (const [id, exchange] of exchanges) stop(id, exchange);
-  };
+  }
+
+  // ---- the channel --------------------------------------------------------------------------------------
+  function overSocket() {
+    const socket = new WebSocket(url);
+    socket.binaryType = 'arraybuffer';
+    socket.onmessage = ({ data }) => receiveAll(data);
+    socket.onclose = stopAll;
+    return (bytes) => {
+      if (socket.readyState === WebSocket.OPEN) socket.send(bytes);
+    };
+  }
+
+  // Messages are base64 here. That the other side has gone shows by its silence only: it sends an echo every
+  // two seconds.
+  function overBinding() {
+    const PATIENCE = 20000;
+    const call = globalThis[binding];
+    let heard = performance.now();
+    call.deliver = (text) => {
+      heard = performance.now();
+      receiveAll(decode(text));
+    };
+    setInterval(() => {
+      if (performance.now() - heard < PATIENCE) return;
+      stopAll();
+      close();
+    }, 1000);
+    call(''); // by which it is known that we are here
+    return (bytes) => call(encode(bytes));
+  }
+
+  // Browsers have had base64 of bytes since 2025; before that only of strings.
+  function encode(bytes) {
+    if (bytes.toBase64) return bytes.toBase64();
+    let text = '';
+    for (let at = 0; at < bytes.length; at += 8192) {
+      text += String.fromCharCode(...bytes.subarray(at, at + 8192));
+    }
+    return btoa(text);
+  }
+
+  function decode(text) {
+    if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text).buffer;
+    return Uint8Array.from(atob(text), (it) => it.charCodeAt(0)).buffer;
+  }
 })

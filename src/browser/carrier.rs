@@ -1,4 +1,5 @@
-//! A carrier: one page that performs exchanges, seen from our end of its WebSocket.
+//! A carrier: one page that performs exchanges, seen from our end of its channel: a WebSocket, or whatever else
+//! takes and brings messages.
 //!
 //! Two loops serve it, whatever the number of exchanges: a reader that takes every frame at once into the
 //! exchange's [`Pipe`] (so that one slow client never holds up another), and the writer of
@@ -8,19 +9,18 @@
 //! exchange of another one, and when its socket goes, all of them end.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::{SplitSink, SplitStream};
+use futures::{Sink, Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
-use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
-use super::channel::{BufferLimits, CREDIT, Socket};
+use super::channel::{BufferLimits, CREDIT};
 use super::faults::{self, Redirects};
 use super::frame::{self, FromPage};
 use super::outbox::{self, Out};
@@ -32,6 +32,8 @@ use crate::pipe::{Ledger, Pipe};
 
 /// How often readers that stand still are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
+/// How often it is looked whether a page was heard of, while its answer to an echo is awaited.
+const LISTEN: Duration = Duration::from_millis(500);
 /// How long a client may take nothing of an answer whose end is here already.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(30);
 /// So many readers may stand still at once, for as long as the limits say. Up to 6 MB of an answer that is not
@@ -43,6 +45,7 @@ const STILL_PATIENCE: Duration = Duration::from_secs(1);
 
 struct Inner {
     generation: u64,
+    is_far: bool,
     out: mpsc::UnboundedSender<Out>,
     next: AtomicU32,
     /// Exchanges begun so far.
@@ -74,15 +77,19 @@ impl std::fmt::Debug for Carrier {
 }
 
 impl Carrier {
+    /// One whose page takes messages by `outlet` and sends by `inlet`; an error in there is the end, and its text
+    /// the cause. `is_far`: the way there may be slow.
     pub(super) fn start(
-        socket: Socket,
-        generation: u64,
+        outlet: impl Sink<Bytes, Error: Display> + Unpin + Send + 'static,
+        inlet: impl Stream<Item = Result<Bytes, String>> + Unpin + Send + 'static,
+        (generation, is_far): (u64, bool),
         limits: BufferLimits,
         ledger: Arc<Ledger>,
     ) -> Carrier {
         let (out, commands) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             generation,
+            is_far,
             out,
             next: AtomicU32::new(1),
             started: AtomicU64::new(0),
@@ -96,8 +103,7 @@ impl Carrier {
             limits,
             ledger,
         });
-        let (sink, stream) = socket.split();
-        tokio::spawn(serve(inner.clone(), sink, stream, commands).in_current_span());
+        tokio::spawn(serve(inner.clone(), outlet, inlet, commands).in_current_span());
         let close = Arc::new(inner.closed.clone().drop_guard());
         Carrier { inner, _close: close }
     }
@@ -105,6 +111,11 @@ impl Carrier {
     /// The number of this carrier, larger than that of every one before it.
     pub fn generation(&self) -> u64 {
         self.inner.generation
+    }
+
+    /// Whether the way to its page may be slow.
+    pub fn is_far(&self) -> bool {
+        self.inner.is_far
     }
 
     /// Exchanges that are running in it.
@@ -130,7 +141,8 @@ impl Carrier {
         let id = inner.next.fetch_add(1, Ordering::Relaxed);
         inner.started.fetch_add(1, Ordering::Relaxed);
         let window = Window::new(CREDIT, inner.limits.exchange);
-        let pipe = Arc::new(Pipe::new(window, inner.ledger.clone(), Instant::now()));
+        let pipe = Pipe::new(window, inner.ledger.clone(), Instant::now());
+        let pipe = Arc::new(pipe.asking(request.leaves.clone()));
         lock(&inner.exchanges).insert(id, pipe.clone());
         // Checked after the insert: whoever closes the carrier ends what it finds in the table after that.
         if inner.closed.is_cancelled() || inner.out.send(Out::Request(id, request, pipe.clone())).is_err() {
@@ -149,6 +161,26 @@ impl Carrier {
         let ok = sent && answer.await.is_ok();
         lock(&self.inner.echoes).remove(&id);
         ok
+    }
+
+    /// Waits for a sign of life: an answer to an echo, or, while much is on its way, anything at all. `false`: the
+    /// channel is gone.
+    pub async fn sign_of_life(&self) -> bool {
+        let asked = Instant::now();
+        let heard = async {
+            let mut tick = tokio::time::interval(LISTEN);
+            loop {
+                tick.tick().await;
+                if self.inner.signs.silence() < asked.elapsed().saturating_sub(LISTEN) {
+                    return true;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            answered = self.echo() => answered,
+            heard = heard => heard,
+        }
     }
 
     /// The browser stopped a redirect of our fetch of `from` on its way to the origin `to`. It tells the page
@@ -188,13 +220,13 @@ impl Valve for Inner {
 /// Serves a carrier until either direction fails or it is closed, then ends what is left in it.
 async fn serve(
     inner: Arc<Inner>,
-    sink: SplitSink<Socket, Message>,
-    stream: SplitStream<Socket>,
+    outlet: impl Sink<Bytes, Error: Display> + Unpin,
+    inlet: impl Stream<Item = Result<Bytes, String>> + Unpin,
     commands: mpsc::UnboundedReceiver<Out>,
 ) {
     let cause = tokio::select! {
-        cause = outbox::write(sink, commands, &inner.signs) => cause,
-        cause = read(&inner, stream) => cause,
+        cause = outbox::write(outlet, commands, &inner.signs) => cause,
+        cause = read(&inner, inlet) => cause,
         () = sweep(&inner) => String::new(),
         () = inner.closed.cancelled() => "closed by us".into(),
     };
@@ -209,18 +241,16 @@ async fn serve(
     }
 }
 
-async fn read(inner: &Inner, mut stream: SplitStream<Socket>) -> String {
-    while let Some(message) = stream.next().await {
+async fn read(inner: &Inner, mut inlet: impl Stream<Item = Result<Bytes, String>> + Unpin) -> String {
+    while let Some(message) = inlet.next().await {
         match message {
-            Ok(Message::Binary(bytes)) => {
+            Ok(bytes) => {
                 if let Err(error) = deliver(inner, bytes, Instant::now()) {
                     tracing::error!(%error, generation = inner.generation, "the carrier broke the protocol");
                     return error;
                 }
             }
-            Ok(Message::Close(_)) => return "the page closed the channel".into(),
-            Ok(_) => {}
-            Err(error) => return error.to_string(),
+            Err(cause) => return cause,
         }
     }
     "the channel was cut".into()
@@ -265,11 +295,16 @@ fn deliver(inner: &Inner, message: Bytes, now: Instant) -> Result<(), String> {
             FromPage::Age(micros) => {
                 read_at = now.checked_sub(Duration::from_micros(micros.into())).unwrap_or(now);
             }
-            FromPage::Got(id) => {
-                if exchanges.get(&id).is_some_and(|pipe| pipe.leave()) {
+            FromPage::Got(id) => match exchanges.get(&id).map(|pipe| pipe.leave()) {
+                Some(true) => {
                     let _ = inner.out.send(Out::Start(id));
                 }
-            }
+                Some(false) => {
+                    exchanges.remove(&id);
+                    inner.stop(id);
+                }
+                None => {}
+            },
             FromPage::Lanes(lanes) => {
                 let fewer = lanes as usize;
                 if inner.lanes.fetch_min(fewer, Ordering::Relaxed) > fewer {

@@ -1,23 +1,29 @@
-//! The channel: the loopback listener where carriers connect, one WebSocket each.
+//! The channel: how carriers reach us. Those of our own browser connect to a loopback listener, one WebSocket
+//! each; those of a browser elsewhere cannot, and speak over the link (see `link::binding`).
 //!
-//! [`Channel::expect`] hands out an address that one page of one origin may use once; the [`Carrier`] that
+//! [`Loopback::expect`] hands out an address that one page of one origin may use once; the [`Carrier`] that
 //! comes out of the [`Invitation`] performs exchanges. What travels is none of this file's business.
 
 use std::collections::HashMap;
+use std::fmt::Display;
+use std::future::ready;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::{Sink, SinkExt, Stream, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, Message};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
 use super::carrier::{Carrier, lock};
+use super::link::{BINDING, Bound};
 use crate::pipe::Ledger;
 
 /// Bytes of body that the page may send for an exchange before it must wait: full speed needs about 64 KB.
@@ -48,8 +54,6 @@ impl Default for BufferLimits {
     }
 }
 
-pub(super) type Socket = WebSocketStream<TcpStream>;
-
 struct Expected {
     origin: String,
     generation: u64,
@@ -62,8 +66,68 @@ struct Shared {
     ledger: Arc<Ledger>,
 }
 
+/// How carriers reach us.
+pub enum Channel {
+    /// Each by a WebSocket to our own listener.
+    Loopback(Loopback),
+    /// Each by the link that it was opened over.
+    Link(OverLink),
+}
+
+impl Channel {
+    /// Bytes that are held for clients right now.
+    pub fn buffered(&self) -> usize {
+        match self {
+            Channel::Loopback(it) => it.shared.ledger.total(),
+            Channel::Link(it) => it.ledger.total(),
+        }
+    }
+}
+
+/// For carriers that speak over the link.
+pub struct OverLink {
+    limits: BufferLimits,
+    ledger: Arc<Ledger>,
+}
+
+impl OverLink {
+    /// With these limits for all of them.
+    pub fn new(limits: BufferLimits) -> OverLink {
+        OverLink { limits, ledger: Arc::default() }
+    }
+
+    /// The script for the carrier's document to evaluate.
+    pub fn script(&self) -> String {
+        script(&serde_json::json!({ "binding": BINDING }))
+    }
+
+    /// The carrier of a page that has said something.
+    pub(super) fn carrier<O, I>(&self, bound: Bound<O, I>, generation: u64) -> Carrier
+    where
+        O: Sink<Bytes, Error: Display> + Unpin + Send + 'static,
+        I: Stream<Item = Result<Bytes, String>> + Unpin + Send + 'static,
+    {
+        Carrier::start(
+            bound.outlet,
+            bound.inlet,
+            (generation, true),
+            self.limits.clone(),
+            self.ledger.clone(),
+        )
+    }
+}
+
+/// The carrier's script, for a channel that is as `way` says.
+fn script(way: &serde_json::Value) -> String {
+    let mut config = serde_json::json!({ "credit": CREDIT, "chunk": CHUNK, "buffer": PAGE_BUFFER });
+    if let (Some(config), Some(way)) = (config.as_object_mut(), way.as_object()) {
+        config.extend(way.clone());
+    }
+    format!("{}({config})", include_str!("carrier.js").trim_end())
+}
+
 /// The listener that carriers connect to.
-pub struct Channel {
+pub struct Loopback {
     addr: SocketAddr,
     shared: Arc<Shared>,
     _accepting: DropGuard,
@@ -77,9 +141,9 @@ pub struct Invitation {
     ready: oneshot::Receiver<Carrier>,
 }
 
-impl Channel {
+impl Loopback {
     /// Listens on a loopback port that the system picks.
-    pub async fn bind(limits: BufferLimits) -> io::Result<Channel> {
+    pub async fn bind(limits: BufferLimits) -> io::Result<Loopback> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let addr = listener.local_addr()?;
         let shared =
@@ -87,7 +151,7 @@ impl Channel {
         let stop = CancellationToken::new();
         let accepting = accept(listener, shared.clone()).in_current_span();
         tokio::spawn(stop.clone().run_until_cancelled_owned(accepting));
-        Ok(Channel { addr, shared, _accepting: stop.drop_guard() })
+        Ok(Loopback { addr, shared, _accepting: stop.drop_guard() })
     }
 
     /// Prepares for one carrier of `origin`, to be known as `generation`.
@@ -100,20 +164,12 @@ impl Channel {
         lock(&self.shared.expected).insert(path.clone(), expected);
         Ok(Invitation { path, addr: self.addr, shared: self.shared.clone(), ready: receiver })
     }
-
-    /// Bytes that are held for clients right now.
-    pub fn buffered(&self) -> usize {
-        self.shared.ledger.total()
-    }
 }
 
 impl Invitation {
     /// The script for the carrier's document to evaluate.
     pub fn script(&self) -> String {
-        let config = serde_json::json!({
-            "url": self.url(), "credit": CREDIT, "chunk": CHUNK, "buffer": PAGE_BUFFER,
-        });
-        format!("{}({config})", include_str!("carrier.js").trim_end())
+        script(&serde_json::json!({ "url": self.url() }))
     }
 
     /// The address that the carrier connects to; good for one connection.
@@ -149,6 +205,16 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
+/// What a message of the socket brings, if anything.
+fn payload(message: Result<Message, tungstenite::Error>) -> Option<Result<Bytes, String>> {
+    match message {
+        Ok(Message::Binary(bytes)) => Some(Ok(bytes)),
+        Ok(Message::Close(_)) => Some(Err("the page closed the channel".into())),
+        Ok(_) => None,
+        Err(error) => Some(Err(error.to_string())),
+    }
+}
+
 async fn welcome(stream: TcpStream, shared: Arc<Shared>) {
     let _ = stream.set_nodelay(true);
     let mut found = None;
@@ -177,7 +243,12 @@ async fn welcome(stream: TcpStream, shared: Arc<Shared>) {
     match (socket, found) {
         (Ok(socket), Some(expected)) => {
             let limits = shared.limits.clone();
-            let carrier = Carrier::start(socket, expected.generation, limits, shared.ledger.clone());
+            let (sink, stream) = socket.split();
+            // Made of functions, not boxed: this is the hot path, and costs nothing so.
+            let outlet = sink.with(|bytes: Bytes| ready(Ok::<_, tungstenite::Error>(Message::Binary(bytes))));
+            let inlet = stream.filter_map(|message| ready(payload(message)));
+            let carrier =
+                Carrier::start(outlet, inlet, (expected.generation, false), limits, shared.ledger.clone());
             // If nobody waits any more, the handle drops here and the socket closes.
             let _ = expected.ready.send(carrier);
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
+use url::Url;
 
 use super::carrier::Carrier;
 use super::channel::Channel;
@@ -16,7 +17,7 @@ use super::link::{Link, LinkError, LinkEvent, Tab, TabId};
 use super::profile;
 use super::session::{Session, SessionFile};
 use crate::error::Fault;
-use crate::exchange::PageRequest;
+use crate::exchange::{Leaves, PageRequest};
 use crate::site::challenge::{self, Verdict};
 
 /// How long the site may take to answer a fetch of its own page.
@@ -26,7 +27,8 @@ const RELINK: Duration = Duration::from_secs(4);
 
 /// A browser that is up, and our hold on it.
 pub(super) struct Running {
-    pub child: Child,
+    /// `None` for one that is not ours.
+    pub child: Option<Child>,
     pub link: Link,
     pub events: mpsc::UnboundedReceiver<LinkEvent>,
     pub site: Tab,
@@ -46,7 +48,15 @@ pub(super) async fn open_carrier(
     generation: u64,
     patience: Duration,
 ) -> Result<(Carrier, Tab), String> {
-    let invitation = channel.expect(origin, generation).map_err(|e| e.to_string())?;
+    let loopback = match channel {
+        Channel::Loopback(it) => it,
+        Channel::Link(over) => {
+            let opened = link.open_bound_carrier(origin, &over.script(), patience).await;
+            let (tab, bound) = opened.map_err(|e| e.to_string())?;
+            return Ok((over.carrier(bound, generation), tab));
+        }
+    };
+    let invitation = loopback.expect(origin, generation).map_err(|e| e.to_string())?;
     link.allow_loopback(origin).await.map_err(|e| e.to_string())?;
     let opened = link.open_carrier(origin, &invitation.url(), &invitation.script()).await;
     let tab = opened.map_err(|e| e.to_string())?;
@@ -103,14 +113,16 @@ async fn start(spec: &LaunchSpec) -> Result<Running, String> {
         Ok::<_, LinkError>((link, events, site, version))
     };
     let (link, events, site, version) = connect.await.map_err(|e| e.to_string())?;
-    Ok(Running { child, link, events, site, version, session: None, signed_in: true })
+    Ok(Running { child: Some(child), link, events, site, version, session: None, signed_in: true })
 }
 
 /// Starts a browser on an empty profile, and ends it; why it does not start, if so.
 async fn starts_afresh(spec: &LaunchSpec) -> Result<(), String> {
     let empty = tempfile::tempdir().map_err(|e| e.to_string())?;
     let spec = LaunchSpec { profile: empty.path().join("profile"), ..spec.clone() };
-    start(&spec).await?.child.kill().await;
+    if let Some(child) = start(&spec).await?.child {
+        child.kill().await;
+    }
     Ok(())
 }
 
@@ -163,6 +175,7 @@ pub(super) async fn probe(carrier: &Carrier, path: String) -> Verdict {
         headers: vec![("accept".into(), "text/html,*/*;q=0.8".into())],
         body: Vec::new(),
         keyed: true, // the proxy's own
+        leaves: Leaves::default(),
     };
     let look = async {
         let mut exchange = carrier.fetch(request);
@@ -178,7 +191,7 @@ pub(super) async fn probe(carrier: &Carrier, path: String) -> Verdict {
 }
 
 /// The browser's code for a page that it cannot open, with what it means and what helps.
-pub(super) fn plain(error: &LinkError, url: &url::Url) -> String {
+pub(super) fn plain(error: &LinkError, url: &Url) -> String {
     let code = error.to_string();
     let host = url.host_str().unwrap_or_default();
     let hint = match code.as_str() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::child::Child;
 use super::link::{Link, Tab};
-use super::session::{Session, SessionFile};
+use super::session::{Keeps, Session, SessionFile};
 use crate::telemetry::process;
 
 /// How often the session is looked at for something to save. A sign-in that was just renewed must survive
@@ -67,11 +67,12 @@ impl Keeper {
     }
 
     /// Saves what has changed, or puts it back where the browser has lost it; `None` while that is under way.
-    /// `site` is the site's tab and origin.
+    /// `site` is the site's tab and origin, and only what `keeps` says is saved.
     pub fn save(
         &mut self,
         link: Link,
         site: Option<(Tab, String)>,
+        keeps: Keeps,
         child: Option<&Child>,
     ) -> Option<impl Future<Output = Saved> + Send + use<>> {
         let before = self.saved.take()?;
@@ -87,7 +88,7 @@ impl Keeper {
                 file.mend(&link, &before).await;
                 return Saved { session: before, fault: None };
             }
-            match file.save(&link, site, network, before.clone()).await {
+            match file.save(&link, site, &keeps, network, before.clone()).await {
                 Ok(session) => Saved { session, fault: None },
                 Err(fault) => Saved { session: before, fault: Some(fault) },
             }
@@ -110,10 +111,15 @@ impl Keeper {
     }
 
     /// Saves for the last time, before the browser is closed; to be told to [`Keeper::close`].
-    pub async fn last(&mut self, link: &Link, site: Option<(Tab, String)>) -> Option<Arc<Session>> {
+    pub async fn last(
+        &mut self,
+        link: &Link,
+        site: Option<(Tab, String)>,
+        keeps: Keeps,
+    ) -> Option<Arc<Session>> {
         let before = self.saved.take()?;
         let site = site.filter(|_| self.storage_changed);
-        let saving = self.file.save(link, site, self.network, before);
+        let saving = self.file.save(link, site, &keeps, self.network, before);
         tokio::time::timeout(SAVE, saving).await.ok()?.ok()
     }
 

@@ -6,10 +6,15 @@
 //!    │ status (watch)
 //! supervisor ──on──> State (pure) ──Action──> launch (the process), link (CDP), channel
 //! ```
+//!
+//! A browser may also run elsewhere, and be somebody else's ([`Source::Attach`]): then there is no process to
+//! watch, the channel goes over the link, and of its tabs only those that we opened are ours.
 
+pub mod attach;
 pub mod carrier;
 pub mod channel;
 pub mod child;
+mod claims;
 mod errands;
 mod faults;
 pub mod frame;
@@ -29,6 +34,7 @@ pub mod timeline;
 pub mod view;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +43,7 @@ use tokio::sync::{mpsc, watch};
 use crate::error::{Fault, FaultKind, Sent};
 use crate::exchange::{Exchange, Head, PageRequest};
 use crate::site::challenge::{self, Wall};
+use attach::AttachSpec;
 use carrier::Carrier;
 use channel::BufferLimits;
 pub use group::{Browsers, Miss, Missed, Seat, Wish};
@@ -47,11 +54,30 @@ pub use state::{Phase, Repair, Timing, Upkeep};
 use timeline::Timeline;
 use view::{Stage, View, Views, Which};
 
+/// Where a browser comes from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// We start it, and it is ours alone.
+    Launch(LaunchSpec),
+    /// Somebody else has started it: we open tabs of our own there and leave everything else alone.
+    Attach(AttachSpec),
+}
+
+impl Source {
+    /// The profile directory. Of a browser elsewhere only what lies beside it is ours: the saved session.
+    pub fn profile(&self) -> &Path {
+        match self {
+            Source::Launch(spec) => &spec.profile,
+            Source::Attach(spec) => &spec.profile,
+        }
+    }
+}
+
 /// What a browser needs to run.
 #[derive(Clone, Debug)]
 pub struct BrowserSpec {
-    /// How to start it.
-    pub launch: LaunchSpec,
+    /// Where it comes from.
+    pub source: Source,
     /// The page to keep open.
     pub url: url::Url,
     /// The times that its life goes by.
@@ -154,6 +180,8 @@ impl Status {
 /// MiB of body. After that another page gets it.
 const TAKE_OVER: Duration = Duration::from_secs(2);
 const UPLOAD: Duration = Duration::from_millis(100);
+/// The same on a way that may be slow: 4 Mbit/s.
+const FAR_UPLOAD: Duration = Duration::from_secs(2);
 
 /// How long the beginning of an answer that may be a wall is waited for.
 const LOOK: Duration = Duration::from_secs(5);
@@ -259,7 +287,8 @@ impl Browser {
             return Err(Fault::key_required().into());
         }
         let mut exchange = carrier.fetch(request.clone());
-        let patience = TAKE_OVER + UPLOAD * (request.body_len() >> 20) as u32;
+        let upload = if carrier.is_far() { FAR_UPLOAD } else { UPLOAD };
+        let patience = TAKE_OVER + upload * (request.body_len() >> 20) as u32;
         let head = match tokio::time::timeout(patience, exchange.head()).await {
             Ok(head) => head,
             Err(_) if exchange.withdraw() && Instant::now() >= deadline => {

@@ -4,16 +4,14 @@
 //! upload holds up nobody's request or credit.
 
 use std::collections::VecDeque;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::SinkExt;
-use futures::stream::SplitSink;
+use futures::{Sink, SinkExt};
 use tokio::sync::mpsc;
-use tokio_tungstenite::tungstenite::Message;
 
-use super::channel::Socket;
 use super::signs::Signs;
 use super::{faults, frame};
 use crate::exchange::PageRequest;
@@ -40,9 +38,9 @@ pub(super) enum Out {
     Echo(u32),
 }
 
-/// Writes what comes until the socket or the carrier is gone; says which.
+/// Writes what comes until the channel or the carrier is gone; says which.
 pub(super) async fn write(
-    mut sink: SplitSink<Socket, Message>,
+    mut outlet: impl Sink<Bytes, Error: Display> + Unpin,
     mut commands: mpsc::UnboundedReceiver<Out>,
     signs: &Signs,
 ) -> String {
@@ -76,7 +74,7 @@ pub(super) async fn write(
             }
         }
         uploads.fill(&mut message, signs);
-        if let Err(error) = sink.send(Message::Binary(message.freeze())).await {
+        if let Err(error) = outlet.send(message.freeze()).await {
             return error.to_string();
         }
     }

@@ -43,6 +43,34 @@ struct Storage {
     items: Vec<(String, String)>,
 }
 
+/// Whose cookies are kept: a browser that somebody else owns has many that are none of our business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Keeps {
+    /// All that there are.
+    All,
+    /// Those that these hosts, or names below them, get to see.
+    Of(Vec<String>),
+}
+
+impl Keeps {
+    /// Whether this cookie is one of them.
+    fn has(&self, cookie: &Value) -> bool {
+        let Keeps::Of(hosts) = self else { return true };
+        let Some(at) = place(cookie) else { return false };
+        let below = |name: &str, of: &str| name.strip_suffix(of).is_some_and(|it| it.ends_with('.'));
+        hosts.iter().any(|host| *host == at || below(host, &at) || below(&at, host))
+    }
+}
+
+/// The host, or the domain without its leading dot, that a cookie belongs to.
+fn place(cookie: &Value) -> Option<String> {
+    let text = |key: &str| cookie.get(key)?.as_str();
+    match text("domain") {
+        Some(domain) => Some(domain.trim_start_matches('.').to_owned()),
+        None => url::Url::parse(text("url")?).ok()?.host_str().map(str::to_owned),
+    }
+}
+
 /// Where the session is kept.
 #[derive(Clone, Debug)]
 pub(super) struct SessionFile {
@@ -98,6 +126,29 @@ impl SessionFile {
         Ok((Arc::new(session), signed_in))
     }
 
+    /// Puts the saved session into a browser that is somebody else's, if nobody is signed in at `site` there.
+    /// Nothing that is there is changed. Returns what [`SessionFile::restore`] does.
+    pub async fn lend(&self, link: &Link, site: &url::Url) -> Result<(Arc<Session>, bool), LinkError> {
+        let saved = self.read().unwrap_or_default();
+        let mut hosts: Vec<_> = saved.cookies.iter().filter_map(place).collect();
+        hosts.extend(site.host_str().map(str::to_owned));
+        let keeps = Keeps::Of(hosts);
+        let jar: Vec<_> = link.cookies().await?.into_iter().filter(|it| keeps.has(it)).collect();
+        let theirs = Session { cookies: jar, ..Session::default() };
+        if theirs.is_signed_in() || !saved.is_signed_in() {
+            return Ok((Arc::default(), theirs.is_signed_in()));
+        }
+        let missing: Vec<_> =
+            saved.cookies.iter().filter(|it| !has(&theirs.cookies, it, &[])).cloned().collect();
+        let refused = link.set_cookies(&missing).await?;
+        if let Some(storage) = &saved.storage {
+            link.add_local_storage(&storage.origin, &storage.items).await?;
+        }
+        let (cookies, file) = (missing.len() - refused, self.path.display());
+        tracing::info!(cookies, refused, "nobody is signed in there: the session was taken from {file}");
+        Ok((Arc::new(Session { closed: false, ..saved }), true))
+    }
+
     /// Saves what has changed since `before`; `site` is the site's tab and origin, where its local storage
     /// has changed. Returns what is saved now: `before` where the process `network` has died meanwhile, because
     /// then the browser knows less than was saved.
@@ -105,11 +156,13 @@ impl SessionFile {
         &self,
         link: &Link,
         site: Option<(Tab, String)>,
+        keeps: &Keeps,
         network: Option<i32>,
         before: Arc<Session>,
     ) -> Result<Arc<Session>, String> {
         let mut now = Session { closed: false, cookies: Vec::new(), storage: before.storage.clone() };
         now.cookies = link.cookies().await.map_err(|e| e.to_string())?;
+        now.cookies.retain(|it| keeps.has(it));
         if network.is_some_and(|pid| !process::is_alive(pid)) {
             return Ok(before);
         }
@@ -213,6 +266,17 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half written is left");
         fs::write(&file.path, "{\"closed\":").unwrap();
         assert_eq!(file.read(), None);
+    }
+
+    #[test]
+    fn of_somebodys_browser_only_the_sites_cookies_are_kept() {
+        let keeps = Keeps::Of(vec!["chat.example.com".into()]);
+        let of = |domain: &str| keeps.has(&json!({"name": "a", "domain": domain}));
+        assert!(of("chat.example.com") && of(".example.com") && of("api.chat.example.com"));
+        assert!(!of("bank.example") && !of(".ample.com") && !of("notchat.example.com") && !of(""));
+        assert!(keeps.has(&json!({"name": "a", "url": "https://chat.example.com/x"})));
+        assert!(!keeps.has(&json!({"name": "a", "url": "https://bank.example/"})) && !keeps.has(&json!({})));
+        assert!(Keeps::All.has(&json!({})));
     }
 
     #[test]

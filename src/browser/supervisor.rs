@@ -17,15 +17,16 @@ use tokio::time::MissedTickBehavior;
 use tracing::Instrument;
 
 use super::carrier::Carrier;
-use super::channel::Channel;
+use super::channel::{Channel, Loopback, OverLink};
 use super::child::Child;
 use super::errands::{self, Relinked, Running};
 use super::keeper::{Keeper, SAVE, Saved};
 use super::link::{Link, LinkEvent, Tab};
+use super::session::Keeps;
 use super::state::{Action, Event, Phase, State};
 use super::timeline::Timeline;
 use super::view::Stage;
-use super::{BrowserSpec, Command, Status};
+use super::{BrowserSpec, Command, Source, Status, attach};
 use crate::site::challenge::{self, Verdict};
 
 /// What a task has to say.
@@ -88,7 +89,10 @@ pub(super) async fn start(
     timeline: Arc<Timeline>,
     stage: watch::Sender<Stage>,
 ) -> io::Result<watch::Receiver<Status>> {
-    let channel = Arc::new(Channel::bind(spec.buffers.clone()).await?);
+    let channel = Arc::new(match &spec.source {
+        Source::Launch(_) => Channel::Loopback(Loopback::bind(spec.buffers.clone()).await?),
+        Source::Attach(_) => Channel::Link(OverLink::new(spec.buffers.clone())),
+    });
     let (state, todo) = State::new(spec.timing.clone(), spec.upkeep.clone(), seed(), Instant::now());
     let (reports, inbox) = mpsc::unbounded_channel();
     let (status, receiver) = watch::channel(Status {
@@ -110,7 +114,7 @@ pub(super) async fn start(
     timeline.enter(state.phase().name(), state.reason(), Duration::ZERO);
     let mut supervisor = Supervisor {
         landing: spec.url.path().to_owned(),
-        session: Keeper::of(&spec.launch.profile),
+        session: Keeper::of(spec.source.profile()),
         spec,
         channel,
         state,
@@ -191,12 +195,16 @@ impl Supervisor {
         if let Some(launching) = self.launching.take() {
             launching.abort();
         }
-        let (Some(child), link) = (self.child.take(), self.link.take()) else { return };
+        let (child, link) = (self.child.take(), self.link.take());
         let mut saved = None;
         if let Some(link) = link {
-            saved = self.session.last(&link, self.site()).await;
-            let _ = link.close_browser().await;
+            saved = self.session.last(&link, self.site(), self.keeps()).await;
+            match child {
+                Some(_) => drop(link.close_browser().await),
+                None => attach::leave(&link).await,
+            }
         }
+        let Some(child) = child else { return };
         let peacefully = child.farewell().await;
         if let (Some(session), true) = (saved, peacefully)
             && let Err(error) = self.session.close(&session)
@@ -205,11 +213,26 @@ impl Supervisor {
         }
     }
 
+    /// Whether the browser is somebody else's.
+    fn is_guest(&self) -> bool {
+        matches!(self.spec.source, Source::Attach(_))
+    }
+
+    /// What of the browser's cookies is our business.
+    fn keeps(&self) -> Keeps {
+        if !self.is_guest() {
+            return Keeps::All;
+        }
+        let origin = self.state.origin().and_then(|it| url::Url::parse(it).ok());
+        let sites = [Some(&self.spec.url), origin.as_ref()].into_iter().flatten();
+        Keeps::Of(sites.filter_map(|it| Some(it.host_str()?.to_owned())).collect())
+    }
+
     /// Saves the session, if it has changed.
     fn save(&mut self) {
         let Some(link) = self.link.clone() else { return };
         let site = self.site();
-        if let Some(saving) = self.session.save(link, site, self.child.as_ref()) {
+        if let Some(saving) = self.session.save(link, site, self.keeps(), self.child.as_ref()) {
             self.spawn(async move { Report::Saved(saving.await) });
         }
     }
@@ -313,7 +336,7 @@ impl Supervisor {
                 if let Some((carrier, _)) = self.carriers.get(&generation) {
                     let (carrier, patience) = (carrier.clone(), self.spec.timing.carrier_silence);
                     self.beat(async move {
-                        let answered = tokio::time::timeout(patience, carrier.echo()).await;
+                        let answered = tokio::time::timeout(patience, carrier.sign_of_life()).await;
                         (answered == Ok(true)).then_some(Report::CarrierBeat(generation))
                     });
                 }
@@ -333,9 +356,13 @@ impl Supervisor {
             }
             Action::BeatBrowser => {
                 if let Some(link) = self.link.clone() {
-                    let asked = Instant::now();
+                    let (asked, is_guest) = (Instant::now(), self.is_guest());
                     self.beat(async move {
-                        link.version().await.is_ok().then(|| Report::BrowserBeat(asked.elapsed()))
+                        let answered = match is_guest {
+                            true => link.sign_of_life().await.is_ok(),
+                            false => link.version().await.is_ok(),
+                        };
+                        answered.then(|| Report::BrowserBeat(asked.elapsed()))
                     });
                 }
             }
@@ -362,14 +389,18 @@ impl Supervisor {
 
     fn launch(&mut self, suspicious: bool) {
         self.incarnation += 1;
-        let (spec, dying) = (self.spec.launch.clone(), self.dying.take());
+        let (source, dying) = (self.spec.source.clone(), self.dying.take());
+        let site = self.spec.url.clone();
         let (reports, incarnation) = (self.reports.clone(), self.incarnation);
         let launch = async move {
             if let Some(dying) = dying {
                 let _ = dying.await; // the profile is free only then
             }
-            let launched = Box::new(errands::launch(spec, suspicious).await);
-            let _ = reports.send((incarnation, Report::Launched(launched)));
+            let launched = match source {
+                Source::Launch(spec) => errands::launch(spec, suspicious).await,
+                Source::Attach(spec) => attach::attach(spec, &site).await,
+            };
+            let _ = reports.send((incarnation, Report::Launched(Box::new(launched))));
         };
         let start = tokio::spawn(launch.in_current_span());
         self.launching = Some(start.abort_handle());
@@ -380,7 +411,7 @@ impl Supervisor {
         if let Some(launching) = self.launching.take() {
             launching.abort();
         }
-        self.link = None;
+        let link = self.link.take();
         self.site = None;
         self.session.pause();
         for (_, (carrier, _)) in self.carriers.drain() {
@@ -388,10 +419,16 @@ impl Supervisor {
         }
         if let Some(child) = self.child.take() {
             self.dying = Some(tokio::spawn(child.kill().in_current_span()));
+        } else if let (Some(link), true) = (link, self.is_guest()) {
+            self.dying = Some(tokio::spawn(async move { attach::leave(&link).await }));
         }
     }
 
     fn relink(&mut self) {
+        if self.is_guest() {
+            // With the link all streams are gone, and whether the same browser answers again nobody knows.
+            return self.apply(Event::BrowserLost("the browser does not answer".into()));
+        }
         let Some(address) = self.child.as_ref().map(|it| it.address().to_owned()) else { return };
         tracing::warn!("the link to the browser is lost or silent: connecting to it again");
         self.link = None;
@@ -538,15 +575,16 @@ impl Supervisor {
 
     fn launched(&mut self, running: Running) {
         let Running { child, link, events, site, version, session, signed_in } = running;
-        let exited = child.exited();
         self.adopt(link, events);
-        self.spawn(async move { Report::Exited(exited.await) });
+        if let Some(exited) = child.as_ref().map(Child::exited) {
+            self.spawn(async move { Report::Exited(exited.await) });
+        }
         if self.version.as_ref() != Some(&version) {
-            tracing::info!(pid = child.pid(), "browser: {version}");
+            tracing::info!(pid = child.as_ref().map(Child::pid), "browser: {version}");
         }
         self.launching = None;
-        self.session.begin(session, signed_in, child.network_service());
-        self.child = Some(child);
+        self.session.begin(session, signed_in, child.as_ref().and_then(Child::network_service));
+        self.child = child;
         self.site = Some(site);
         self.pulse = None;
         self.version = Some(version);
@@ -591,7 +629,10 @@ impl Supervisor {
             LinkEvent::StorageChanged(_) => {}
             LinkEvent::Lost(cause) => {
                 self.link = None;
-                self.apply(Event::LinkLost(cause));
+                self.apply(match self.is_guest() {
+                    true => Event::BrowserLost(format!("the connection to the browser was lost: {cause}")),
+                    false => Event::LinkLost(cause),
+                });
             }
         }
     }

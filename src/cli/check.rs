@@ -4,7 +4,7 @@
 
 use crate::browser::profile::ProfileLock;
 use crate::config::{Problem, Settings};
-use crate::doctor::{chromium, files, instance};
+use crate::doctor::{chromium, files, instance, shared};
 
 /// What `tabproxy check` prints, and whether everything is in place: what will be used, then every mistake.
 ///
@@ -23,13 +23,23 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
     if !wrong(&problems, "TABPROXY_ORIGIN") {
         line("origin", &config.origin);
     }
-    if !wrong(&problems, "TABPROXY_CHROMIUM") {
+    for address in &config.browser_ws {
+        line("browser", &format!("{address} (runs elsewhere)"));
+    }
+    if !config.browser_ws.is_empty() {
+        if !config.unused.is_empty() {
+            let unused = config.unused.join(", ");
+            line("careful", &format!("without effect on a browser that runs elsewhere: {unused}"));
+        }
+    } else if !wrong(&problems, "TABPROXY_BROWSER_WS") && !wrong(&problems, "TABPROXY_CHROMIUM") {
         match chromium::find(&config) {
             Ok((path, version)) => line("chromium", &format!("{} ({version})", path.display())),
             Err(problem) => problems.push(problem),
         }
     }
-    line("window", &if config.headless { "none (headless)" } else { "shown" });
+    if config.browser_ws.is_empty() {
+        line("window", &if config.headless { "none (headless)" } else { "shown" });
+    }
     if !wrong(&problems, "TABPROXY_PROFILE") {
         for profile in config.profiles() {
             line("profile", &profile.display());
@@ -53,6 +63,15 @@ pub fn check(settings: Settings, env: &impl Fn(&str) -> Option<String>) -> (Vec<
         match file {
             Ok((path, count)) => line(name, &format!("{} ({count})", path.display())),
             Err(problem) => problems.push(problem),
+        }
+    }
+    if let Some(server) = &config.redis {
+        match shared::probe(server) {
+            Ok(version) => line("redis", &format!("{server} ({version})")),
+            Err((what, remedy)) => {
+                line("redis", server);
+                problems.push(problem("TABPROXY_REDIS", format!("TABPROXY_REDIS (--redis): {what}"), remedy));
+            }
         }
     }
     line("paths", &config.allow_paths.join(","));

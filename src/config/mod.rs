@@ -10,6 +10,8 @@ mod cert;
 mod instance;
 mod parse;
 mod proxy;
+mod redis;
+mod remote;
 mod settings;
 mod shown;
 #[cfg(test)]
@@ -30,6 +32,8 @@ pub use cert::pins_of;
 pub use instance::Instance;
 pub use parse::{Mistake, duration, headless, resolve, size};
 pub use proxy::{ProxyConfig, ProxyScheme, ProxyServer};
+pub use redis::{RedisServer, WhenLost};
+pub use remote::BrowserAddress;
 pub use settings::Settings;
 
 /// The page that is kept open when nobody says another.
@@ -46,6 +50,10 @@ pub struct Config {
     pub instance: Instance,
     /// The page to keep open, http or https, without user name or password.
     pub origin: Url,
+    /// Browsers that run elsewhere; empty to start one here.
+    pub browser_ws: Vec<BrowserAddress>,
+    /// Variables that are set, and are about a browser that is started here.
+    pub unused: Vec<&'static str>,
     /// The browser to run; `None` to look for one.
     pub chromium: Option<PathBuf>,
     /// The operator's own Chromium flags.
@@ -91,6 +99,10 @@ pub struct Config {
     pub cors: Cors,
     /// Proxies in front that say who asks.
     pub trusted_proxies: Vec<IpNet>,
+    /// The Redis that several instances share; `None` for one instance alone.
+    pub redis: Option<RedisServer>,
+    /// What happens to turns while it is gone.
+    pub redis_lost: WhenLost,
     /// Where callers with an official key are served; its path ends in `/`.
     pub api_target: Url,
     /// Beginnings of header names, lower-case, that the official API is not shown.
@@ -188,6 +200,8 @@ impl Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 3000)),
             instance: Instance::of_host(),
             origin,
+            browser_ws: Vec::new(),
+            unused: Vec::new(),
             chromium: None,
             chromium_args: Vec::new(),
             profile: settings::default_profile(env)
@@ -214,6 +228,8 @@ impl Config {
                 IpNet::new_assert(Ipv4Addr::LOCALHOST.into(), 8).trunc(),
                 IpNet::new_assert(Ipv6Addr::LOCALHOST.into(), 128),
             ],
+            redis: None,
+            redis_lost: WhenLost::default(),
             api_target: default_api_target(),
             strip_headers: Vec::new(),
             max_inflight: browsers::INFLIGHT,
@@ -250,7 +266,7 @@ impl Settings {
         let origin = Url::parse(DEFAULT_ORIGIN).expect("the default is a URL");
         let mut config = Config::defaults(origin, env);
         let c = &mut config;
-        let mut r = Reader { env, problems: Vec::new() };
+        let mut r = Reader { env, given: Vec::new(), problems: Vec::new() };
 
         r.read("TABPROXY_LISTEN", self.listen, &mut c.listen, parse::listen);
         r.read("TABPROXY_INSTANCE", self.instance, &mut c.instance, instance::instance);
@@ -280,6 +296,13 @@ impl Settings {
         r.read("TABPROXY_ADMIN_PASSWORD", self.admin_password, &mut c.admin_password, access::admin_password);
         r.read("TABPROXY_CORS", self.cors, &mut c.cors, access::cors);
         r.read("TABPROXY_TRUSTED_PROXIES", self.trusted_proxies, &mut c.trusted_proxies, access::proxies);
+        r.read("TABPROXY_REDIS", self.redis, &mut c.redis, redis::server);
+        let mut authorities = None;
+        r.read("TABPROXY_REDIS_CA", self.redis_ca, &mut authorities, redis::authorities);
+        if let Some(server) = &mut c.redis {
+            server.authorities = authorities;
+        }
+        r.read("TABPROXY_REDIS_LOST", self.redis_lost, &mut c.redis_lost, redis::when_lost);
         r.read("TABPROXY_API_TARGET", self.api_target, &mut c.api_target, access::api_target);
         r.read(
             "TABPROXY_STRIP_HEADER_PREFIX",
@@ -290,6 +313,7 @@ impl Settings {
         r.read("TABPROXY_ORIGIN", self.origin, &mut c.origin, parse::origin);
         r.read("TABPROXY_RESOLVE", self.resolve, &mut c.resolve, parse::resolve);
         r.read("TABPROXY_TRUST_CERT", self.trust_cert, &mut c.pins, cert::pins);
+        r.read("TABPROXY_BROWSER_WS", self.browser_ws, &mut c.browser_ws, remote::addresses);
         r.read("TABPROXY_CHROMIUM", self.chromium, &mut c.chromium, |value| parse::path(value).map(Some));
         r.read("TABPROXY_CHROMIUM_ARGS", self.chromium_args, &mut c.chromium_args, parse::chromium_args);
         let no_home = settings::default_profile(env).is_none();
@@ -304,7 +328,11 @@ impl Settings {
         }
         r.read("TABPROXY_HEADLESS", self.headless, &mut c.headless, |value| headless(value, env));
         r.read("TABPROXY_SANDBOX", self.sandbox, &mut c.sandbox, parse::sandbox);
-        r.read("TABPROXY_BROWSERS", self.browsers, &mut c.browsers, browsers::browsers);
+        let counted = r.read("TABPROXY_BROWSERS", self.browsers, &mut c.browsers, browsers::browsers);
+        match remote::contradiction(counted.then_some(c.browsers), c.browser_ws.len()) {
+            Some(mistake) => r.problem("TABPROXY_BROWSER_WS", mistake),
+            None => c.browsers = c.browsers.max(c.browser_ws.len()),
+        }
         r.read("TABPROXY_CARRIERS", self.carriers, &mut c.carriers, parse::carriers);
         r.read("TABPROXY_PAGE_EXCHANGES", self.page_exchanges, &mut c.page_exchanges, parse::page_exchanges);
         r.read("TABPROXY_PAGE_AGE", self.page_age, &mut c.page_age, parse::page_age);
@@ -334,6 +362,7 @@ impl Settings {
         r.read("TABPROXY_LOG_FORMAT", self.log_format, &mut c.log_format, parse::log_format);
         r.read("TABPROXY_LOG", self.log, &mut c.log, parse::log);
 
+        c.unused = r.given.iter().copied().filter(|it| remote::LOCAL_ONLY.contains(it)).collect();
         let problems = r.problems;
         (config, problems)
     }
@@ -347,6 +376,7 @@ fn default_api_target() -> Url {
 /// Reads one option after the other and collects what is wrong.
 struct Reader<'a, E> {
     env: &'a E,
+    given: Vec<&'static str>,
     problems: Vec<Problem>,
 }
 
@@ -364,6 +394,7 @@ impl<E: Fn(&str) -> Option<String>> Reader<'_, E> {
         if value.is_empty() {
             return false;
         }
+        self.given.push(variable);
         match parse(value) {
             Ok(value) => *slot = value,
             Err(mistake) => self.problem(variable, mistake),

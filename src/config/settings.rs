@@ -99,6 +99,24 @@ pub struct Settings {
     #[arg(long, env = "TABPROXY_TRUSTED_PROXIES", hide_env_values = true, value_name = "NETWORKS")]
     #[arg(help_heading = "Who may use it")]
     pub trusted_proxies: Option<String>,
+
+    /// Redis that several instances share: whose turn it is in a conversation, where conversations are gone on
+    /// with, answers that are asked for again, accounts, throttles. redis:// or rediss:// (TLS). As a flag, other
+    /// users of this machine can read its password: set the variable.
+    /// Example: rediss://user:password@cache.example.com:6379/0 [default: none: this instance is alone]
+    #[arg(long, env = "TABPROXY_REDIS", hide_env_values = true, value_name = "URL")]
+    #[arg(help_heading = "Many instances")]
+    pub redis: Option<String>,
+    /// PEM file with the authorities that signed the certificate of a rediss:// server [default: the system's]
+    #[arg(long, env = "TABPROXY_REDIS_CA", hide_env_values = true, value_name = "FILE")]
+    #[arg(help_heading = "Many instances")]
+    pub redis_ca: Option<String>,
+    /// What happens to turns of conversations while Redis is gone: refuse (503, since another instance may be
+    /// speaking there) or alone (each instance decides for itself) [default: refuse]
+    #[arg(long, env = "TABPROXY_REDIS_LOST", hide_env_values = true, value_name = "HOW")]
+    #[arg(help_heading = "Many instances")]
+    pub redis_lost: Option<String>,
+
     /// Where /platform/ and /v1/ lead for callers with an official key; a path in it is kept
     /// [default: `https://api.openai.com/`]
     #[arg(long, env = "TABPROXY_API_TARGET", hide_env_values = true, value_name = "URL")]
@@ -126,6 +144,12 @@ pub struct Settings {
     #[arg(help_heading = "The site")]
     pub trust_cert: Option<String>,
 
+    /// DevTools address of a browser that runs elsewhere, in place of one that is started here: ws://, wss://, or
+    /// http:// to have it asked. It opens tabs there and touches no others. It may hold a token: as a flag, other
+    /// users of this machine can read it. Example: ws://10.0.0.7:3000?token=SECRET [default: none]
+    #[arg(long, env = "TABPROXY_BROWSER_WS", hide_env_values = true, value_name = "URLS")]
+    #[arg(help_heading = "The browser")]
+    pub browser_ws: Option<String>,
     /// Chromium or Chrome to run [default: found on PATH and in the usual places]
     #[arg(long, env = "TABPROXY_CHROMIUM", hide_env_values = true, value_name = "FILE")]
     #[arg(help_heading = "The browser")]

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::access::Cors;
-use super::{Config, Hosts, LogFormat, SandboxMode};
+use super::{Config, Hosts, LogFormat, SandboxMode, WhenLost};
 
 impl Config {
     /// Every option and its value in words. Of passwords it says only whether there is one, and of Chromium's
@@ -44,11 +44,28 @@ impl Config {
                     Cors::Origins(origins) => list(origins),
                 },
             ),
+            (
+                "TABPROXY_REDIS",
+                match &self.redis {
+                    None => "none".into(),
+                    Some(it) if it.password.is_some() => format!("{it} (with a password)"),
+                    Some(it) => it.to_string(),
+                },
+            ),
+            (
+                "TABPROXY_REDIS_LOST",
+                match self.redis_lost {
+                    WhenLost::Refuse => "refuse",
+                    WhenLost::Alone => "alone",
+                }
+                .into(),
+            ),
             ("TABPROXY_API_TARGET", self.api_target.origin().ascii_serialization() + self.api_target.path()),
             ("TABPROXY_STRIP_HEADER_PREFIX", list(&self.strip_headers)),
             ("TABPROXY_ORIGIN", self.origin.origin().ascii_serialization() + self.origin.path()),
             ("TABPROXY_RESOLVE", list(self.resolve.iter().map(|(host, at)| format!("{host}={at}")))),
             ("TABPROXY_TRUST_CERT", format!("{} keys", self.pins.len())),
+            ("TABPROXY_BROWSER_WS", list(&self.browser_ws)),
             (
                 "TABPROXY_CHROMIUM",
                 self.chromium.as_deref().map_or("found".into(), |it| it.display().to_string()),
@@ -117,6 +134,7 @@ mod tests {
             admin_password: Some("hunter2".into()),
             https_proxy: Some("http://user:hunter2@h:1".into()),
             chromium_args: Some("--a=hunter2 --b".into()),
+            redis: Some("rediss://bot:hunter2@cache/1".into()),
             ..Settings::default()
         };
         let config = settings.check(&|_| None).unwrap();
@@ -124,6 +142,7 @@ mod tests {
         let of = |name: &str| shown.iter().find(|it| it.0 == name).unwrap().1.as_str();
         assert_eq!(of("TABPROXY_ADMIN_PASSWORD"), "set");
         assert_eq!(of("HTTPS_PROXY"), "http://h:1 (with a password)");
+        assert_eq!(of("TABPROXY_REDIS"), "cache:6379 (with a password)");
         assert_eq!(of("TABPROXY_CHROMIUM_ARGS"), "--a,--b");
         assert_eq!(of("TABPROXY_MAX_BODY"), "32MiB");
         let all = format!("{shown:?}");

@@ -107,7 +107,7 @@ fn empty_is_unset() {
     assert_eq!(checked(settings, &[("TABPROXY_QUEUE", "x")]).unwrap().queue, 256, "an empty flag resets");
 }
 
-const BAD: [(&str, &str, &str); 61] = [
+const BAD: [(&str, &str, &str); 62] = [
     ("TABPROXY_INSTANCE", "two words", "tabproxy-0"),
     ("TABPROXY_INSTANCE", "a\r\nset-cookie: b", "`\\r`"),
     ("TABPROXY_DRAIN_GRACE", "soon", "write seconds"),
@@ -123,6 +123,7 @@ const BAD: [(&str, &str, &str); 61] = [
     ("TABPROXY_CHROMIUM_ARGS", "--remote-debugging-port=9222", "tabproxy sets itself"),
     ("TABPROXY_HEADLESS", "maybe", "auto"),
     ("TABPROXY_SANDBOX", "maybe", "auto"),
+    ("TABPROXY_BROWSER_WS", "chrome:9222", "ws://host:port"),
     ("TABPROXY_RESOLVE", "a.test", "host=address"),
     ("TABPROXY_RESOLVE", "a.test=b.test", "host=address"),
     ("TABPROXY_RESOLVE", "a.test=127.0.0.1:0", "host=address"),
@@ -278,7 +279,7 @@ fn proxies_come_from_the_flag_then_lower_case_then_upper_case() {
 }
 
 /// Every option that `check` reads, and three that are everybody's.
-const OPTIONS: [&str; 22] = [
+const OPTIONS: [&str; 23] = [
     "TABPROXY_LISTEN",
     "TABPROXY_HOSTS",
     "TABPROXY_ALLOW_PATHS",
@@ -289,6 +290,7 @@ const OPTIONS: [&str; 22] = [
     "TABPROXY_TRUST_CERT",
     "TABPROXY_CHROMIUM",
     "TABPROXY_CHROMIUM_ARGS",
+    "TABPROXY_BROWSER_WS",
     "TABPROXY_PROFILE",
     "TABPROXY_HEADLESS",
     "TABPROXY_SANDBOX",
@@ -365,4 +367,19 @@ fn who_may_use_it() {
     let config = check(&vars).unwrap();
     assert!(config.require_key && !format!("{config:?}").contains("hunter2"));
     assert_eq!(config.strip_headers, ["x-scf", "x-fc"]);
+}
+
+#[test]
+fn each_address_of_a_browser_elsewhere_is_one_browser() {
+    let two = ("TABPROXY_BROWSER_WS", "ws://a:1/?token=hunter2, http://b:2");
+    let config = check(&[two, ("TABPROXY_CHROMIUM", "/c"), ("TABPROXY_HEADLESS", "true")]).unwrap();
+    assert_eq!((config.browsers, config.profiles().len(), config.browser_ws.len()), (2, 2, 2));
+    assert_eq!(config.unused, ["TABPROXY_CHROMIUM", "TABPROXY_HEADLESS"]);
+    assert!(!format!("{config:?} {:?}", config.shown()).contains("hunter2"));
+    assert!(check(&[two, ("TABPROXY_BROWSERS", "2")]).is_ok());
+    let problems = check(&[two, ("TABPROXY_BROWSERS", "3")]).unwrap_err();
+    assert!(
+        problems.len() == 1 && problems[0].to_string().contains("TABPROXY_BROWSERS is 3"),
+        "{problems:?}"
+    );
 }

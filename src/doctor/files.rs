@@ -3,14 +3,13 @@
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use rustix::fs::{Access, access};
 
 use super::finding::Finding;
 use super::instance::Running;
 use crate::access::{self, AccessKeys};
-use crate::accounts::Accounts;
+use crate::accounts;
 use crate::browser::profile::{ProfileError, ProfileLock};
 use crate::config::{Config, Problem};
 use crate::files::FileError;
@@ -138,7 +137,7 @@ fn keys_in(path: &Path) -> Result<usize, FileError> {
 }
 
 fn accounts_in(path: &Path) -> Result<usize, FileError> {
-    Ok(Accounts::open(Some(path))?.states(Instant::now()).len())
+    accounts::count(path)
 }
 
 /// Whether the log can be written; leaves no new file behind.

@@ -20,6 +20,7 @@ pub mod finding;
 mod front;
 pub mod instance;
 mod machine;
+pub mod shared;
 mod site;
 mod tls;
 
@@ -173,6 +174,12 @@ fn checks(
         ("port", SHORT, unless("port", &listen, port)),
         ("instance", SHORT, unless("instance", &listen, phase)),
     ];
+    if config.redis.is_some() {
+        let looked = config.clone();
+        let look = blocking(move || shared::look(&looked));
+        let look = look.map(|it| it.unwrap_or_else(|| vec![failed("redis")])).boxed();
+        all.push(("redis", SHORT, unless("redis", &["TABPROXY_REDIS", "TABPROXY_REDIS_CA"], look)));
+    }
     if let Some(front) = front {
         let look = async move {
             let running = running.await;

@@ -17,7 +17,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
@@ -34,6 +34,7 @@ use crate::access::{self, AccessKeys, Holder};
 use crate::accounts::{AccountLease, Accounts, NoAccount, PAGE};
 use crate::error::{Fault, FaultKind};
 use crate::exchange::{Head, PageRequest};
+use crate::store::Tallies;
 use crate::telemetry::figures::Refusals;
 
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -53,13 +54,21 @@ pub struct Gate {
     wrong_keys: Throttle,
     /// Who tried to administer.
     pub attempts: Throttle,
+    tallies: Arc<dyn Tallies>,
 }
 
 impl Gate {
     /// With these keys and accounts.
-    pub fn new(keys: AccessKeys, accounts: Arc<Accounts>, require_key: bool, refusals: Refusals) -> Gate {
-        let (wrong_keys, attempts) = (Throttle::new(), Throttle::new());
-        Gate { keys, accounts, require_key, refusals, wrong_keys, attempts }
+    pub fn new(
+        keys: AccessKeys,
+        accounts: Arc<Accounts>,
+        tallies: Arc<dyn Tallies>,
+        require_key: bool,
+        refusals: Refusals,
+    ) -> Gate {
+        let throttle = |name| Throttle::new(name, tallies.clone());
+        let (wrong_keys, attempts) = (throttle("key"), throttle("password"));
+        Gate { keys, accounts, require_key, refusals, wrong_keys, attempts, tallies }
     }
 
     /// Reads what has changed in the files, and forgets old mistakes. Reads files: not for a thread that
@@ -67,18 +76,21 @@ impl Gate {
     pub fn look(&self) {
         self.keys.look();
         self.accounts.look();
-        self.wrong_keys.forget();
-        self.attempts.forget();
+        self.tallies.tidy();
     }
 
     /// Who shows this key, if any is shown. A right key is never throttled: 256 bits cannot be guessed, and its
     /// holder may share an address with somebody who tries.
-    fn holder(&self, shown: Option<&SecretString>, from: Option<IpAddr>) -> Result<Option<Holder>, Fault> {
+    async fn holder(
+        &self,
+        shown: Option<&SecretString>,
+        from: Option<IpAddr>,
+    ) -> Result<Option<Holder>, Fault> {
         let Some(shown) = shown else { return Ok(None) };
         let holder = self.keys.find(shown.expose_secret());
         if holder.is_none() {
             self.refusals.count();
-            self.wrong_keys.count(from)?;
+            self.wrong_keys.count(from).await?;
             return Err(Fault::key_required());
         }
         Ok(holder)
@@ -90,8 +102,8 @@ impl Gate {
     }
 
     /// The account that serves this holder; `None` for the browser's own sign-in.
-    fn lend(&self, holder: &Holder, now: Instant) -> Result<Option<AccountLease>, NoAccount> {
-        match self.accounts.lease(&holder.accounts, now) {
+    async fn lend(&self, holder: &Holder) -> Result<Option<AccountLease>, NoAccount> {
+        match self.accounts.lease(&holder.accounts).await {
             Ok(lease) => Ok(Some(lease)),
             Err(_) if self.opens_page(holder) => Ok(None),
             Err(why) => Err(why),
@@ -130,12 +142,12 @@ impl Caller {
 
     /// The operator in the console, who needs no key: served by the browser's sign-in, or else by a stored
     /// account, if there is one.
-    pub(super) fn operator(app: &App, headers: &mut HeaderMap) -> Result<Caller, Fault> {
+    pub(super) async fn operator(app: &App, headers: &mut HeaderMap) -> Result<Caller, Fault> {
         headers.remove(header::AUTHORIZATION);
         let mut caller = Caller { id: "operator".into(), keyed: true, opens_page: true, ..Caller::default() };
         caller.uses_page = app.browser.watch().borrow().signed_in == Some(true);
         if !caller.uses_page && !app.gate.accounts.is_empty() {
-            let lease = app.gate.accounts.lease(&[], Instant::now())?;
+            let lease = app.gate.accounts.lease(&[]).await?;
             headers.insert(header::AUTHORIZATION, bearer_of(&lease)?);
             caller.lease = Some(Arc::new(lease));
         }
@@ -159,10 +171,10 @@ impl Caller {
     ///
     /// # Errors
     /// When that one cannot be lent now: another would not find the conversation.
-    pub fn settle(&mut self, gate: &Gate, request: &mut PageRequest) -> Result<(), Fault> {
+    pub async fn settle(&mut self, gate: &Gate, request: &mut PageRequest) -> Result<(), Fault> {
         let Some(lease) = &self.lease else { return Ok(()) };
         let Some(conversation) = home::conversation_of(request) else { return Ok(()) };
-        let Some(other) = gate.accounts.lease_in(&conversation, &self.accounts, Instant::now()) else {
+        let Some(other) = gate.accounts.lease_in(&conversation, &self.accounts).await else {
             return Ok(());
         };
         let other = other?;
@@ -190,7 +202,7 @@ impl Caller {
             401 => lease.refuse(),
             429 => {
                 let named = head.headers.iter().find(|(name, _)| name == "retry-after");
-                lease.rest(named.and_then(|(_, value)| wait_of(value, SystemTime::now())), Instant::now());
+                lease.rest(named.and_then(|(_, value)| wait_of(value, SystemTime::now())));
             }
             _ => {}
         }
@@ -232,7 +244,7 @@ pub(super) async fn layer(State(app): State<Arc<App>>, mut request: Request, nex
     if is_for_everybody(request.uri().path()) {
         return next.run(request).await;
     }
-    match admit(&app, &mut request) {
+    match admit(&app, &mut request).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -251,13 +263,13 @@ fn is_for_everybody(path: &str) -> bool {
     about.contains(&path) || own.iter().any(|it| path.starts_with(it))
 }
 
-fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {
+async fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {
     let gate = &app.gate;
     let from = peer::of(request.extensions());
     let in_path = request.extensions_mut().remove::<KeyInPath>();
     let shown = take_key(request.headers_mut(), gate.keys.are_kept());
     let shown = in_path.map(|it| it.0).or(shown);
-    let holder = gate.holder(shown.as_ref(), from)?;
+    let holder = gate.holder(shown.as_ref(), from).await?;
 
     let official = relay::is_relayed(request.uri().path(), request.headers());
     let gives_tokens = path::gives_tokens(request.uri().path());
@@ -287,7 +299,7 @@ fn admit(app: &App, request: &mut Request) -> Result<Caller, Fault> {
         caller.opens_page = gate.opens_page(holder);
         caller.accounts = holder.accounts.clone();
         if own.is_none() && !gives_tokens {
-            lease = gate.lend(holder, Instant::now())?;
+            lease = gate.lend(holder).await?;
         }
     }
     if let Some(lease) = lease {

@@ -179,7 +179,7 @@ async fn admit(app: &App, parts: &Parts) -> Result<(), Fault> {
         let text = "The admin routes are closed: the operator opens them with TABPROXY_ADMIN_PASSWORD.";
         return Err(Fault::new(FaultKind::AdminClosed, text));
     };
-    app.gate.attempts.count(peer::of(&parts.extensions))?;
+    app.gate.attempts.count(peer::of(&parts.extensions)).await?;
     let shown = parts.headers.get(header::AUTHORIZATION).and_then(|it| it.to_str().ok()).map(bearer);
     let shown = SecretString::from(shown.filter(|it| it.len() <= PASSWORD).unwrap_or_default());
     if app.admin.is_right(kept, shown).await {

@@ -111,17 +111,20 @@ pub(super) async fn admit(
     conversation: Option<&str>,
     arrived: Instant,
 ) -> Result<Admitted, Fault> {
+    let mut request = prepared.request;
     let floor = match conversation {
         Some(conversation) => {
             // A large body has a place already, which others must not wait for while it waits for them.
             let waits = app.policy.busy_waits && prepared.permit.is_none();
-            Some(floor(app, waits, conversation, arrived).await?)
+            let floor = floor(app, waits, conversation, arrived).await?;
+            floor.leave().into_iter().for_each(|it| request.leaves.add(it));
+            Some(floor)
         }
         None => None,
     };
     let mut permit = page::admit(app, prepared.permit, arrived).await?;
     permit.carry(floor);
-    Ok(Admitted { request: prepared.request, permit, caller: prepared.caller })
+    Ok(Admitted { request, permit, caller: prepared.caller })
 }
 
 async fn floor(app: &App, waits: bool, conversation: &str, arrived: Instant) -> Result<Turned, Fault> {

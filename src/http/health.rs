@@ -14,6 +14,7 @@ use super::reply::{self, Asked};
 use crate::browser::timeline::Timeline;
 use crate::browser::{Browser, Phase, Status};
 use crate::error::{Fault, FaultKind};
+use crate::store::Health;
 use crate::telemetry::figures::BrowserFigure;
 use crate::telemetry::metrics::{CONTENT_TYPE, Sample};
 
@@ -42,6 +43,8 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     } else {
         None
     };
+    let shared = app.shared.as_ref().map(|it| it.borrow().clone());
+    let busy = busy.map(str::to_owned).or_else(|| shared.as_ref().and_then(Health::keeps_out));
     let is_ready = status.is_ready() && busy.is_none();
     let phase = status.phase.name();
     // With several browsers, of all of them.
@@ -58,13 +61,21 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Response {
     if app.browser.count() > 1 {
         answer["browsers"] = app.browser.figures().iter().map(|it| of_one(&app, it)).collect();
     }
+    if let Some(shared) = shared {
+        answer["shared"] = match shared.is_up {
+            true => json!({"up": true}),
+            false => {
+                json!({"up": false, "since_seconds": shared.since.elapsed().as_secs(), "why": shared.why})
+            }
+        };
+    }
     if is_ready {
         return Json(answer).into_response();
     }
     if let Some(usual) = timelines.iter().filter_map(|it| it.usual(phase)).max() {
         answer["usual_seconds"] = tenths(usual).into();
     }
-    answer["reason"] = busy.unwrap_or(&status.reason).into();
+    answer["reason"] = busy.unwrap_or(status.reason).into();
     let mut response = (StatusCode::SERVICE_UNAVAILABLE, Json(answer)).into_response();
     let wait = reply::whole_seconds(next_look(&status.phase, Instant::now()));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));

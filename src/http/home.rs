@@ -66,14 +66,15 @@ fn named_in(stream: &[u8]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exchange::Leaves;
 
     #[test]
     fn a_request_says_which_conversation_it_is_about() {
         let of = |path: &str, body: &str| {
-            let (method, path) = ("POST".into(), path.to_owned());
+            let (method, path, leaves) = ("POST".into(), path.to_owned(), Leaves::default());
             let body =
                 vec![body[..body.len() / 2].to_owned().into(), body[body.len() / 2..].to_owned().into()];
-            conversation_of(&PageRequest { method, path, headers: Vec::new(), body, keyed: true })
+            conversation_of(&PageRequest { method, path, headers: Vec::new(), body, keyed: true, leaves })
         };
         for (path, body, expected) in [
             ("/backend-api/conversation", r#"{"action":"next","conversation_id":"c-1"}"#, Some("c-1")),

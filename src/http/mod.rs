@@ -60,6 +60,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware;
 use axum::routing::{any, get, patch, post};
 use ipnet::IpNet;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::util::option_layer;
 use tower_http::cors::{
@@ -70,6 +71,7 @@ use crate::accounts::Homes;
 use crate::admission::Admission;
 use crate::browser::Browsers;
 use crate::config::Cors;
+use crate::store::Health;
 use crate::telemetry::metrics::Metrics;
 use crate::turns::Turns;
 use crate::turns::floor::Floor;
@@ -148,6 +150,8 @@ pub struct App {
     pub relay: Relay,
     /// The conversations that were answered in the official API's formats.
     pub index: chat::Index,
+    /// How the store is that several instances share, if they do.
+    pub shared: Option<watch::Receiver<Health>>,
     /// The requests that are here now.
     pub board: Board,
     /// The operator's page.

@@ -26,7 +26,7 @@ use super::{App, headers, home, path};
 use crate::admission::Permit;
 use crate::browser::{Miss, Seat, Wish};
 use crate::error::{Fault, FaultKind};
-use crate::exchange::{Exchange, Head, PageRequest};
+use crate::exchange::{Exchange, Head, Leaves, PageRequest};
 use crate::telemetry::metrics::Outcome;
 use crate::translate::Translate;
 
@@ -134,6 +134,7 @@ pub(super) async fn prepare(
         headers: headers::to_page(&parts.headers, &app.policy.allow_headers),
         body: upload.take_pieces(),
         keyed: caller.keyed,
+        leaves: Leaves::default(),
     };
     Ok(Prepared { request, permit, caller })
 }
@@ -163,7 +164,7 @@ pub(super) async fn send(
     let deadline = arrived + app.policy.queue_wait;
     // Lets the connection look whether the client is still there, before anything irrevocable happens.
     tokio::task::yield_now().await;
-    caller.settle(&app.gate, &mut request)?;
+    caller.settle(&app.gate, &mut request).await?;
     let conversation = (app.browser.count() > 1).then(|| home::conversation_of(&request)).flatten();
     let home = conversation.as_ref().and_then(|it| app.homes.of(it));
     let mut wish = Wish { home, signed_in: caller.uses_page, missed: None };

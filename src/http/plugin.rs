@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use axum::extract::Request;
 use axum::http::{HeaderMap, Method};
 use axum::response::Response;
+use bytes::Bytes;
 use futures::FutureExt;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
@@ -32,10 +33,13 @@ use crate::site::plugin::{PluginStream, TAIL, whole};
 use crate::site::turn::Turn;
 use crate::telemetry::metrics::Outcome;
 use crate::turns::log::{Log, Reader};
-use crate::turns::{Joined, Key};
+use crate::turns::{Head, Joined, Key, Writing};
 
 /// How long an answer goes on that nobody reads.
 const GRACE: Duration = Duration::from_secs(30);
+
+/// How often another instance is looked at that reads one.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// Answers the plugin's `turn`, or what is none.
 pub(super) async fn answer(
@@ -50,7 +54,10 @@ pub(super) async fn answer(
     let key = turn.as_ref().map(|turn| key(&prepared.request, turn, &prepared.caller));
     let conversation = turn.and_then(|it| it.conversation);
     if let Some((keep, key)) = app.policy.join.zip(key) {
-        let mut reader = join(app, prepared, conversation, key, keep, arrived).await;
+        let mut reader = match join(app, prepared, conversation, key, keep, arrived).await {
+            Ok(reader) => reader,
+            Err(fault) => return tell(&stream, &fault, account, &asked),
+        };
         return match unless_due(reader.head(), pulse).await {
             Ok((Err(fault), _)) => tell(&stream, &fault, account, &asked),
             Ok((Ok(headers), pulse)) => {
@@ -128,10 +135,10 @@ async fn join(
     key: Key,
     keep: Duration,
     arrived: Instant,
-) -> Reader<HeaderMap> {
-    match app.turns.join(key).await {
-        Joined::New(log, reader) => {
-            tokio::spawn(drive(app, prepared, conversation, arrived, log, keep));
+) -> Result<Reader<HeaderMap>, Fault> {
+    Ok(match app.turns.join(key).await? {
+        Joined::New(writing, reader) => {
+            tokio::spawn(drive(app, prepared, conversation, arrived, writing, keep));
             reader
         }
         Joined::Running(reader) => {
@@ -144,7 +151,7 @@ async fn join(
             app.metrics.turn_replayed();
             reader
         }
-    }
+    })
 }
 
 /// Has an answer made and written down, and keeps it for a while.
@@ -153,11 +160,12 @@ async fn drive(
     prepared: Prepared,
     conversation: Option<String>,
     arrived: Instant,
-    log: Arc<Log<HeaderMap>>,
+    mut writing: Writing<HeaderMap>,
     keep: Duration,
 ) {
     let turns = app.turns.clone();
-    let end = write(app, prepared, conversation, arrived, &log).await;
+    let log = writing.begin();
+    let end = write(app, prepared, conversation, arrived, &log, &writing).await;
     log.finish(end);
     turns.make_room();
     if !log.is_spent() {
@@ -172,18 +180,21 @@ async fn write(
     conversation: Option<String>,
     arrived: Instant,
     log: &Log<HeaderMap>,
+    writing: &Writing<HeaderMap>,
 ) -> Result<(), Fault> {
     let reading = log.reading();
+    let deserted = |grace| deserted(reading.clone(), grace, writing);
     let admitted = tokio::select! {
         biased;
-        () = deserted(reading.clone(), Duration::ZERO) => return Err(left()),
+        () = deserted(Duration::ZERO) => return Err(left()),
         admitted = conversation::admit(&app, prepared, conversation.as_deref(), arrived) => admitted,
     };
-    let admitted = admitted?;
+    let mut admitted = admitted?;
+    writing.leave().into_iter().for_each(|it| admitted.request.leaves.add(it));
     let answer = tokio::select! {
         biased;
         answer = send(app.clone(), admitted, arrived) => answer?,
-        () = deserted(reading.clone(), GRACE) => return Err(given_up()),
+        () = deserted(GRACE) => return Err(given_up()),
     };
     let Answer { headers, mut exchange, permit, .. } = answer;
     exchange.hold(permit);
@@ -197,7 +208,7 @@ async fn write(
         let taken = tokio::select! {
             biased;
             next = next => next,
-            () = deserted(reading.clone(), GRACE) => return Err(given_up()),
+            () = deserted(GRACE) => return Err(given_up()),
         };
         match taken {
             Some(Ok(taken)) => {
@@ -243,14 +254,38 @@ async fn send(app: Arc<App>, admitted: Admitted, arrived: Instant) -> Result<Ans
     }
 }
 
-/// Returns when nobody has read for `grace`.
-async fn deserted(mut reading: watch::Receiver<usize>, grace: Duration) {
+/// Returns when nobody has read for `grace`, here or at another instance.
+async fn deserted(mut reading: watch::Receiver<usize>, grace: Duration, writing: &Writing<HeaderMap>) {
     // The log holds the other end, and lives as long as this is waited for.
     while reading.wait_for(|readers| *readers == 0).await.is_ok() {
         let back = reading.wait_for(|readers| *readers > 0);
-        if tokio::time::timeout(grace, back).await.is_err() {
+        if tokio::time::timeout(grace, back).await.is_ok() {
+            continue;
+        }
+        // What has not been sent can be begun anew by whoever asks next.
+        if !writing.is_read_elsewhere(grace.is_zero()).await {
             return;
         }
+        let back = reading.wait_for(|readers| *readers > 0);
+        let _ = tokio::time::timeout(ELSEWHERE, back).await;
+    }
+}
+
+impl Head for HeaderMap {
+    fn to_bytes(&self) -> Bytes {
+        // Neither a name nor a value can have the end of a line in it, nor a name a colon.
+        let lines =
+            self.iter().map(|(name, value)| [name.as_str().as_bytes(), b":", value.as_bytes()].concat());
+        lines.collect::<Vec<_>>().join(&b'\n').into()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<HeaderMap> {
+        let lines = bytes.split(|it| *it == b'\n').filter(|it| !it.is_empty());
+        let header = |line: &[u8]| {
+            let colon = memchr::memchr(b':', line)?;
+            Some((line[..colon].try_into().ok()?, line[colon + 1..].try_into().ok()?))
+        };
+        lines.map(header).collect()
     }
 }
 

@@ -65,6 +65,7 @@ fn status(kind: FaultKind) -> StatusCode {
         | FaultKind::NeedsOperator
         | FaultKind::Challenged
         | FaultKind::SignInRequired
+        | FaultKind::SharedStateLost
         | FaultKind::Draining
         | FaultKind::Stopped
         | FaultKind::SlowReader => StatusCode::SERVICE_UNAVAILABLE,

@@ -14,7 +14,7 @@ use super::path::SESSION;
 use crate::accounts;
 use crate::browser::{Miss, Seat};
 use crate::error::Fault;
-use crate::exchange::PageRequest;
+use crate::exchange::{Leaves, PageRequest};
 
 /// How long a token is used before the site is asked again.
 const KEEP: Duration = Duration::from_secs(300);
@@ -84,6 +84,7 @@ async fn ask(seat: &Seat, deadline: Instant) -> Result<Option<SecretString>, Mis
         headers: vec![("accept".into(), "application/json".into())],
         body: Vec::new(),
         keyed: true,
+        leaves: Leaves::default(),
     };
     // Whether this was sent does not matter to what is asked next.
     let unsent = |fault: Fault| {

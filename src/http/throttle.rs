@@ -2,39 +2,34 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-
 use crate::error::{Fault, FaultKind};
+use crate::store::{Quota, Tallies};
 
 /// So many wrong keys or passwords from one address at once, and one more each so many seconds.
-const WRONG: (NonZeroU32, Duration) = (NonZeroU32::new(10).unwrap(), Duration::from_secs(6));
+const WRONG: Quota = Quota { burst: NonZeroU32::new(10).unwrap(), period: Duration::from_secs(6) };
 
-/// Counts what an address does wrong.
-pub struct Throttle(DefaultKeyedRateLimiter<IpAddr>);
+/// Counts what an address does wrong, in all instances together.
+pub struct Throttle {
+    name: &'static str,
+    tallies: Arc<dyn Tallies>,
+}
 
 impl Throttle {
-    /// Nobody has done anything wrong yet.
-    pub fn new() -> Throttle {
-        let quota = Quota::with_period(WRONG.1).unwrap_or(Quota::per_minute(WRONG.0));
-        Throttle(RateLimiter::keyed(quota.allow_burst(WRONG.0)))
-    }
-
-    /// Forgets who has not done anything wrong for a while. To be called now and then.
-    pub fn forget(&self) {
-        self.0.retain_recent();
+    /// One that is kept in `tallies` under `name`.
+    pub fn new(name: &'static str, tallies: Arc<dyn Tallies>) -> Throttle {
+        Throttle { name, tallies }
     }
 
     /// One more from there.
     ///
     /// # Errors
     /// How long to wait, when it was one too many.
-    pub fn count(&self, from: Option<IpAddr>) -> Result<(), Fault> {
+    pub async fn count(&self, from: Option<IpAddr>) -> Result<(), Fault> {
         let from = from.map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), network);
-        self.0.check_key(&from).map_err(|until| {
-            let wait = until.wait_time_from(DefaultClock::default().now());
+        self.tallies.count(format!("{}:{from}", self.name), WRONG).await.map_err(|wait| {
             Fault::new(FaultKind::TooManyAttempts, "Too many wrong keys or passwords came from your address.")
                 .retry_after(wait)
         })
@@ -52,16 +47,24 @@ fn network(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::Embedded;
 
-    #[test]
-    fn one_address_gets_tired_and_another_does_not() {
-        let throttle = Throttle::new();
+    #[tokio::test]
+    async fn one_address_gets_tired_and_another_does_not() {
+        let store = Arc::new(Embedded::new("/nowhere".into(), 1));
+        let throttle = Throttle::new("key", store.clone());
         let from = |text: &str| Some(text.parse().unwrap());
-        let counted = (0..100).take_while(|_| throttle.count(from("2001:db8::1")).is_ok()).count();
+        let mut counted = 0;
+        while counted < 100 && throttle.count(from("2001:db8::1")).await.is_ok() {
+            counted += 1;
+        }
         assert_eq!(counted, 10);
-        let refused = throttle.count(from("2001:db8::ffff")).unwrap_err();
+        let refused = throttle.count(from("2001:db8::ffff")).await.unwrap_err();
         assert_eq!(refused.kind(), FaultKind::TooManyAttempts);
-        assert!(refused.wait().is_some_and(|it| it <= WRONG.1 && !it.is_zero()));
-        assert!(throttle.count(from("2001:db8:0:1::1")).is_ok() && throttle.count(from("10.0.0.1")).is_ok());
+        assert!(refused.wait().is_some_and(|it| it <= WRONG.period && !it.is_zero()));
+        for other in ["2001:db8:0:1::1", "10.0.0.1"] {
+            assert!(throttle.count(from(other)).await.is_ok());
+        }
+        assert!(Throttle::new("password", store).count(from("2001:db8::1")).await.is_ok());
     }
 }

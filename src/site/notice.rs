@@ -58,6 +58,7 @@ fn text(fault: &Fault) -> String {
         (None, FaultKind::AccountsResting) => "账号的额度已用完，请稍后再试。",
         (None, FaultKind::QueueFull | FaultKind::QueueTimeout) => "当前请求太多，请稍后再试。",
         (None, FaultKind::Busy) => "上一个问题还在回答，请等它结束后再发。",
+        (None, FaultKind::SharedStateLost) => "各实例共享的状态暂时连不上，请稍后再试。",
         (None, FaultKind::NotReady | FaultKind::Draining) => "代理正在准备，请十秒后再试。",
         (None, FaultKind::NeedsOperator | FaultKind::Challenged | FaultKind::SignInRequired) => {
             "需要管理员在浏览器里完成验证或登录。"

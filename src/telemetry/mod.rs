@@ -8,5 +8,7 @@ pub mod metrics;
 mod named;
 pub mod process;
 pub mod recent;
+pub mod redis;
 mod rotate;
 pub mod screen;
+pub mod shared;

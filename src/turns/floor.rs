@@ -3,8 +3,8 @@
 //! The site answers a second turn into a conversation that it is still answering with an error, or mixes the
 //! two up. So the second waits, first come, first served, or is refused. Knows nothing of what a turn is.
 //!
-//! This is the floor of one process. Where several share the work, the same two calls can stand before a lock
-//! with a lease elsewhere: [`Floor::take`] waits for one thing only, and [`Turned`] gives it back on drop.
+//! Where several instances share the work, the one whose turn it is here waits for a lock with a lease that they
+//! share ([`Peers`]). That lock is given back first, so that the next one here finds it free.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::peers::{Held, Peers};
 use crate::error::{Fault, FaultKind};
+use crate::exchange::Leave;
+use crate::store::StoreError;
 
 /// What a refused caller is told to wait.
 const RETRY: Duration = Duration::from_secs(5);
@@ -22,6 +25,7 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Floor {
     shared: Arc<Shared>,
+    peers: Option<Peers>,
 }
 
 #[derive(Debug)]
@@ -35,9 +39,11 @@ struct Shared {
 /// The right to speak in one conversation, until this is dropped.
 #[derive(Debug)]
 pub struct Turned {
+    /// Among all instances; it gives back the other two after it, and otherwise they go with this.
+    shared: Option<Held>,
     // Given back before the entry may go.
-    _place: OwnedSemaphorePermit,
-    _entry: Entry,
+    _place: Option<OwnedSemaphorePermit>,
+    _entry: Option<Entry>,
 }
 
 /// One who holds a floor, or waits for it.
@@ -48,7 +54,7 @@ struct Entry {
 }
 
 /// Why there was no turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Busy {
     /// Waiting was not allowed.
     Refused,
@@ -56,6 +62,8 @@ pub enum Busy {
     Crowded,
     /// It was not over in time.
     TooLong,
+    /// Whether another instance answers it cannot be known; why.
+    Unknown(String),
 }
 
 impl From<Busy> for Fault {
@@ -64,8 +72,16 @@ impl From<Busy> for Fault {
             Busy::Refused => "This conversation is still being answered; send the next turn after that.",
             Busy::Crowded => "This conversation is still being answered, and too many turns wait already.",
             Busy::TooLong => "This conversation was still being answered when the longest wait was over.",
+            Busy::Unknown(cause) => return StoreError(cause).into(),
         };
         Fault::new(FaultKind::Busy, text).retry_after(RETRY)
+    }
+}
+
+impl Turned {
+    /// What says whether this is still the right to speak, where that can be lost.
+    pub fn leave(&self) -> Option<Arc<dyn Leave>> {
+        self.shared.as_ref().map(|it| it.lease.clone() as Arc<dyn Leave>)
     }
 }
 
@@ -73,7 +89,13 @@ impl Floor {
     /// At most `most` turns wait, in all conversations together.
     pub fn new(most: usize) -> Floor {
         let shared = Shared { floors: Mutex::default(), waiting: AtomicUsize::new(0), most };
-        Floor { shared: Arc::new(shared) }
+        Floor { shared: Arc::new(shared), peers: None }
+    }
+
+    /// The same floor for this instance and its `peers`.
+    pub fn shared(mut self, peers: Peers) -> Floor {
+        self.peers = Some(peers);
+        self
     }
 
     /// Takes the floor of `conversation`, waiting for it until `until`; `None` for not at all. `waits` is called
@@ -88,16 +110,26 @@ impl Floor {
         waits: impl FnOnce(),
     ) -> Result<Turned, Busy> {
         let (place, entry) = self.enter(conversation);
-        if let Ok(place) = place.clone().try_acquire_owned() {
-            return Ok(Turned { _place: place, _entry: entry });
-        }
-        let until = until.ok_or(Busy::Refused)?;
-        let _waiting = Waiting::begin(&self.shared)?;
-        waits();
-        match tokio::time::timeout_at(until.into(), place.acquire_owned()).await {
-            Ok(Ok(place)) => Ok(Turned { _place: place, _entry: entry }),
-            _ => Err(Busy::TooLong),
-        }
+        let mut wait = Wait { shared: &self.shared, waits: Some(waits), _waiting: None };
+        let place = match place.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                let until = until.ok_or(Busy::Refused)?;
+                wait.begin()?;
+                match tokio::time::timeout_at(until.into(), place.acquire_owned()).await {
+                    Ok(Ok(place)) => place,
+                    _ => return Err(Busy::TooLong),
+                }
+            }
+        };
+        let shared = match &self.peers {
+            Some(peers) => peers.lock(conversation, until, || wait.begin()).await?,
+            None => None,
+        };
+        Ok(match shared {
+            Some(held) => Turned { shared: Some(held.before((place, entry))), _place: None, _entry: None },
+            None => Turned { shared: None, _place: Some(place), _entry: Some(entry) },
+        })
     }
 
     /// Turns that wait.
@@ -130,6 +162,23 @@ impl Drop for Entry {
                 floors.remove(&self.conversation);
             }
         }
+    }
+}
+
+/// A wait that begins at most once, whatever there is to wait for.
+struct Wait<'a, W> {
+    shared: &'a Shared,
+    waits: Option<W>,
+    _waiting: Option<Waiting<'a>>,
+}
+
+impl<W: FnOnce()> Wait<'_, W> {
+    fn begin(&mut self) -> Result<(), Busy> {
+        if let Some(waits) = self.waits.take() {
+            self._waiting = Some(Waiting::begin(self.shared)?);
+            waits();
+        }
+        Ok(())
     }
 }
 

@@ -13,22 +13,16 @@
 //!
 //! Knows neither tasks nor time nor HTTP; `H` is whatever the answer's head is.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::chunks::Chunks;
 use crate::error::{Fault, FaultKind, Sent};
-
-/// Pieces below this size are copied together: each would keep alive the message that it came in.
-const SMALL: usize = 4 * 1024;
-/// How much is taken for that at once.
-const BLOCK: usize = 16 * 1024;
-/// So much of a stream's beginning says what its events are.
-const BEGINNING: usize = 1024;
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
@@ -60,16 +54,9 @@ impl Kept {
 }
 
 #[derive(Debug)]
-struct Chunk {
-    bytes: Bytes,
-    /// Whether an event begins with it.
-    begins: bool,
-    /// Whether an event ends with it.
-    ends: bool,
-}
-
-#[derive(Debug)]
 struct Place {
+    /// Whether it is a client's, which the writer waits for.
+    counts: bool,
     /// The number of the chunk that comes next.
     next: u64,
     /// Bytes that were read, or passed over.
@@ -82,17 +69,7 @@ struct Place {
 #[derive(Debug)]
 struct State<H> {
     head: Option<H>,
-    chunks: VecDeque<Chunk>,
-    /// The number of the first chunk that is kept.
-    first: u64,
-    /// Bytes kept.
-    kept: usize,
-    /// Bytes that came.
-    total: u64,
-    block: BytesMut,
-    /// The last bytes that came: an event's end may be split.
-    last: [u8; 2],
-    beginning: Vec<u8>,
+    chunks: Chunks,
     end: Option<Result<(), Fault>>,
     /// Whether a reader has been given the end.
     is_told: bool,
@@ -120,13 +97,7 @@ impl<H: Clone> Log<H> {
     pub fn new(limits: Limits, kept: Arc<Kept>) -> Log<H> {
         let state = State {
             head: None,
-            chunks: VecDeque::new(),
-            first: 0,
-            kept: 0,
-            total: 0,
-            block: BytesMut::new(),
-            last: [b'\n'; 2],
-            beginning: Vec::new(),
+            chunks: Chunks::new(),
             end: None,
             is_told: false,
             is_loss_told: false,
@@ -162,15 +133,15 @@ impl<H: Clone> Log<H> {
 
     fn add(&self, piece: Bytes, is_last: bool) {
         let mut s = self.lock();
-        let before = s.kept;
-        s.push(piece);
+        let before = s.chunks.kept;
+        s.chunks.push(piece);
         if is_last {
             s.end.get_or_insert(Ok(()));
         }
-        let is_tight = self.kept.bytes() + (s.kept - before) > self.limits.total;
+        let is_tight = self.kept.bytes() + (s.chunks.kept - before) > self.limits.total;
         // Twice what a lone reader may be behind, so that it never loses anything.
-        s.trim(if is_tight { 2 * self.limits.least } else { self.limits.answer });
-        self.count(before, s.kept);
+        s.chunks.trim(if is_tight { 2 * self.limits.least } else { self.limits.answer });
+        self.count(before, s.chunks.kept);
         s.wake();
     }
 
@@ -178,16 +149,16 @@ impl<H: Clone> Log<H> {
     pub fn finish(&self, end: Result<(), Fault>) {
         let mut s = self.lock();
         s.end.get_or_insert(end);
-        s.block = BytesMut::new();
+        s.chunks.close();
         s.wake();
     }
 
     /// Drops the bytes of an answer that is over; who reads it from now on gets a fault.
     pub fn empty(&self) {
         let mut s = self.lock();
-        let before = s.kept;
-        s.trim(0);
-        self.count(before, s.kept);
+        let before = s.chunks.kept;
+        s.chunks.trim(0);
+        self.count(before, s.chunks.kept);
         s.wake();
     }
 
@@ -203,9 +174,9 @@ impl<H: Clone> Log<H> {
     /// Ready when somebody has read nearly all that is here, or nobody reads. For one writer.
     pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut s = self.lock();
-        let ahead = s.readers.values().map(|it| it.read).max();
+        let ahead = s.readers.values().filter(|it| it.counts).map(|it| it.read).max();
         match ahead {
-            Some(read) if s.total - read > self.limits.least as u64 => {
+            Some(read) if s.chunks.total - read > self.limits.least as u64 => {
                 s.writer = Some(cx.waker().clone());
                 Poll::Pending
             }
@@ -230,14 +201,30 @@ impl<H: Clone> Log<H> {
 
     /// Bytes that are kept.
     pub fn kept(&self) -> usize {
-        self.lock().kept
+        self.lock().chunks.kept
     }
 
     /// Whether somebody reads it, or has been given all of it: some leave with the last byte.
     pub fn is_taken(&self) -> bool {
         let s = self.lock();
-        let is_given = matches!(s.end, Some(Ok(()))) && s.furthest == s.first + s.chunks.len() as u64;
-        !s.readers.is_empty() || s.is_told || is_given
+        let is_given = matches!(s.end, Some(Ok(()))) && s.furthest == s.chunks.next();
+        s.reading() > 0 || s.is_told || is_given
+    }
+
+    /// Whether somebody has been given all of it.
+    pub fn is_given(&self) -> bool {
+        let s = self.lock();
+        matches!(s.end, Some(Ok(()))) && (s.is_told || s.furthest == s.chunks.next())
+    }
+
+    /// Whether what came so far ends with an event.
+    pub fn is_between(&self) -> bool {
+        self.lock().chunks.is_between()
+    }
+
+    /// Whether every event is a whole message, so that one can begin to read with any.
+    pub fn is_of_snapshots(&self) -> bool {
+        self.lock().chunks.is_of_snapshots()
     }
 
     /// Whether it is of no use to anybody who asks the same again: the request has provably not been sent; or it
@@ -252,101 +239,37 @@ impl<H: Clone> Log<H> {
 
     /// Reads it from the beginning.
     pub fn read(self: &Arc<Self>) -> Reader<H> {
+        self.enter(true)
+    }
+
+    /// As [`Log::read`], for somebody who is no reader in the eyes of the writer and of others.
+    pub fn observe(self: &Arc<Self>) -> Reader<H> {
+        self.enter(false)
+    }
+
+    fn enter(self: &Arc<Self>, counts: bool) -> Reader<H> {
         let mut s = self.lock();
         let id = s.next_reader;
         s.next_reader += 1;
-        s.readers.insert(id, Place { next: 0, read: 0, is_between: true, waker: None });
-        self.reading.send_replace(s.readers.len());
+        s.readers.insert(id, Place { counts, next: 0, read: 0, is_between: true, waker: None });
+        if counts {
+            self.reading.send_replace(s.reading());
+        }
         drop(s);
-        Reader { log: self.clone(), id }
+        Reader { log: self.clone(), id, counts }
     }
 }
 
 impl<H> Drop for Log<H> {
     fn drop(&mut self) {
-        let kept = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).kept;
+        let kept = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).chunks.kept;
         self.kept.0.fetch_sub(kept, Ordering::Relaxed);
     }
 }
 
 impl<H> State<H> {
-    fn push(&mut self, piece: Bytes) {
-        if self.beginning.len() < BEGINNING {
-            let some = &piece[..piece.len().min(BEGINNING - self.beginning.len())];
-            self.beginning.extend_from_slice(some);
-        }
-        // Cut at the last end of an event, so that the log can be cut there.
-        match self.end_in(&piece) {
-            Some(at) => {
-                self.keep(piece.slice(..at), true);
-                self.keep(piece.slice(at..), false);
-            }
-            None => self.keep(piece, false),
-        }
-    }
-
-    /// After which byte of `piece` its last event ends.
-    fn end_in(&self, piece: &Bytes) -> Option<usize> {
-        let before = |at: usize| match at {
-            0 => self.last,
-            1 => [self.last[1], piece[0]],
-            _ => [piece[at - 2], piece[at - 1]],
-        };
-        let is_blank = |&at: &usize| matches!(before(at), [_, b'\n'] | [b'\n', b'\r']);
-        memchr::memrchr_iter(b'\n', piece).find(is_blank).map(|at| at + 1)
-    }
-
-    fn keep(&mut self, piece: Bytes, ends: bool) {
-        if piece.is_empty() {
-            return;
-        }
-        self.last = match *piece {
-            [.., a, b] => [a, b],
-            [b] => [self.last[1], b],
-            [] => self.last,
-        };
-        self.total += piece.len() as u64;
-        self.kept += piece.len();
-        let begins = self.chunks.back().map_or(self.first == 0, |it| it.ends);
-        let bytes = if piece.len() < SMALL {
-            if self.block.capacity() < piece.len() {
-                self.block = BytesMut::with_capacity(BLOCK);
-            }
-            self.block.extend_from_slice(&piece);
-            self.block.split().freeze()
-        } else {
-            piece
-        };
-        self.chunks.push_back(Chunk { bytes, begins, ends });
-    }
-
-    /// Drops the oldest until no more than `most` bytes are left, and up to the beginning of an event.
-    fn trim(&mut self, most: usize) {
-        if self.kept <= most {
-            return;
-        }
-        while self.chunks.front().is_some_and(|it| self.kept > most || !it.begins) {
-            // The one that is being written cannot be made up for: its end decides what comes next.
-            if self.chunks.len() == 1 && most > 0 {
-                break;
-            }
-            let Some(chunk) = self.chunks.pop_front() else { break };
-            self.kept -= chunk.bytes.len();
-            self.first += 1;
-        }
-    }
-
-    /// Whether every event is a whole message. The site says at the beginning if it writes changes.
-    fn is_of_snapshots(&self) -> bool {
-        let first = self.beginning.split(|&it| it == b'\n').map(<[u8]>::trim_ascii_end);
-        let first = first.into_iter().find(|it| !it.is_empty() && !it.starts_with(b":"));
-        first.is_some_and(|it| {
-            it.starts_with(b"data: {") && memchr::memmem::find(it, b"\"message\"").is_some()
-        })
-    }
-
-    fn has_begun_at_first(&self) -> bool {
-        self.is_of_snapshots() && self.chunks.front().is_some_and(|it| it.begins)
+    fn reading(&self) -> usize {
+        self.readers.values().filter(|it| it.counts).count()
     }
 
     fn wake(&mut self) {
@@ -363,9 +286,15 @@ impl<H> State<H> {
 pub struct Reader<H: Clone> {
     log: Arc<Log<H>>,
     id: u64,
+    counts: bool,
 }
 
 impl<H: Clone> Reader<H> {
+    /// Whether what was read ends with an event.
+    pub fn is_between(&self) -> bool {
+        self.log.lock().readers.get(&self.id).is_some_and(|it| it.is_between)
+    }
+
     /// The head, or the fault that came instead.
     pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<H, Fault>> {
         let s = &mut *self.log.lock();
@@ -374,7 +303,7 @@ impl<H: Clone> Reader<H> {
         }
         match &s.end {
             Some(end) => {
-                s.is_told = true;
+                s.is_told |= self.counts;
                 let fault = end.clone().err();
                 Poll::Ready(Err(fault.unwrap_or_else(|| {
                     Fault::new(FaultKind::Internal, "The answer has no head.").maybe_sent()
@@ -392,21 +321,22 @@ impl<H: Clone> Reader<H> {
     /// The next chunk; `None` is the clean end.
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         let s = &mut *self.log.lock();
-        let skips = s.has_begun_at_first();
+        let skips = s.chunks.has_begun_at_first();
         let Some(place) = s.readers.get_mut(&self.id) else { return Poll::Ready(None) };
-        if place.next < s.first {
+        if place.next < s.chunks.first {
             if !(skips && place.is_between) {
                 let from_the_beginning = place.next == 0;
-                s.is_loss_told |= from_the_beginning;
+                s.is_loss_told |= from_the_beginning && self.counts;
                 return Poll::Ready(Some(Err(lost(from_the_beginning))));
             }
-            place.next = s.first;
-            place.read = s.total - s.kept as u64;
+            place.next = s.chunks.first;
+            place.read = s.chunks.total - s.chunks.kept as u64;
         }
-        let at = (place.next - s.first) as usize;
-        if let Some(chunk) = s.chunks.get(at) {
+        if let Some(chunk) = s.chunks.get(place.next) {
             place.next += 1;
-            s.furthest = s.furthest.max(place.next);
+            if self.counts {
+                s.furthest = s.furthest.max(place.next);
+            }
             place.read += chunk.bytes.len() as u64;
             place.is_between = chunk.ends;
             let bytes = chunk.bytes.clone();
@@ -417,7 +347,7 @@ impl<H: Clone> Reader<H> {
         }
         match &s.end {
             Some(end) => {
-                s.is_told = true;
+                s.is_told |= self.counts;
                 Poll::Ready(end.clone().err().map(Err))
             }
             None => wait(s, self.id, cx),
@@ -434,7 +364,9 @@ impl<H: Clone> Drop for Reader<H> {
     fn drop(&mut self) {
         let mut s = self.log.lock();
         s.readers.remove(&self.id);
-        self.log.reading.send_replace(s.readers.len());
+        if self.counts {
+            self.log.reading.send_replace(s.reading());
+        }
         if let Some(waker) = s.writer.take() {
             waker.wake();
         }
@@ -449,7 +381,7 @@ fn wait<H, T>(s: &mut State<H>, id: u64, cx: &Context<'_>) -> Poll<T> {
 }
 
 /// The fault of a reader that needs what is not kept any more.
-fn lost(from_the_beginning: bool) -> Fault {
+pub(super) fn lost(from_the_beginning: bool) -> Fault {
     if from_the_beginning {
         let text = "This turn was sent before, and its answer is not kept here; it is in the conversation.";
         Fault::new(FaultKind::NotKept, text).maybe_sent()

@@ -3,11 +3,13 @@
 
 use std::time::Instant;
 
-use tabproxy::practice::{PracticeArgs, answer_text};
+use tabproxy::config::BrowserAddress;
+use tabproxy::practice::{Practice, PracticeArgs, answer_text};
 
 use crate::rig::{Rig, last_text};
+use crate::shared::foreign::Foreign;
 use crate::shared::procfs::{kill, of_kind};
-use crate::shared::relay::Cut;
+use crate::shared::relay::{Cut, Relay};
 use crate::shared::wires;
 use crate::{alone, within};
 
@@ -50,4 +52,41 @@ async fn a_reset_of_the_link() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_on_the_link() {
     survives(Cut::Silence).await;
+}
+
+/// The same where the browser is somebody else's: its streams went over that connection, so they end with it.
+async fn elsewhere(cut: Cut) {
+    let _alone = alone().await;
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let foreign = Foreign::start(&site, 0).unwrap();
+    let target = foreign.port();
+    let relay = Relay::start(move || Ok(target)).await.unwrap();
+    let address = BrowserAddress::parse(&foreign.address_by(relay.addr())).unwrap();
+    let rig = Rig::beside(site, Some(foreign), |config| config.browser_ws = vec![address]).await;
+    rig.wait_ready().await;
+    let streams = rig.five_streams().await;
+    let began = Instant::now();
+    relay.cut(cut);
+    for stream in streams {
+        assert!(stream.bytes().await.is_err(), "cut, and not ended");
+    }
+    within(&format!("link {cut:?} to a browser elsewhere: the streams' errors"), 5.0, began);
+    rig.answers("after").await;
+    within(&format!("link {cut:?} to a browser elsewhere: the next request"), 10.0, began);
+    rig.sent_once();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_close_of_the_link_to_a_browser_elsewhere() {
+    elsewhere(Cut::Close).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_of_the_link_to_a_browser_elsewhere() {
+    elsewhere(Cut::Reset).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_on_the_link_to_a_browser_elsewhere() {
+    elsewhere(Cut::Silence).await;
 }

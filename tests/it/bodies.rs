@@ -8,7 +8,10 @@ use crate::rig::{Rig, code_of, last_text, turn};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_method_and_any_body_arrive_as_they_were_sent() {
-    let rig = Rig::ready().await;
+    methods_and_bodies(Rig::ready().await).await;
+}
+
+pub async fn methods_and_bodies(rig: Rig) {
     let every_byte: Vec<u8> = (0..=255).cycle().take(3 << 20).collect();
     let tricky = "lone \\ud800 \u{2028} </script> NUL\0 end 你好 🙂".as_bytes().to_vec();
     for body in [every_byte, tricky, b"{".to_vec()] {
@@ -33,7 +36,10 @@ async fn any_method_and_any_body_arrive_as_they_were_sent() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_answer_comes_through() {
-    let rig = Rig::ready().await;
+    answers(Rig::ready().await).await;
+}
+
+pub async fn answers(rig: Rig) {
     let big = rig.get("/backend-api/practice/bytes?n=20000001").await;
     assert_eq!(big.headers()["content-type"], "application/octet-stream");
     assert!(big.bytes().await.unwrap() == pattern(0, 20_000_001));
@@ -55,7 +61,10 @@ async fn any_answer_comes_through() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_survive_every_split_of_their_bytes() {
-    let rig = Rig::ready().await;
+    splits(Rig::ready().await).await;
+}
+
+pub async fn splits(rig: Rig) {
     for text in ["cjk", "emoji", "mixed"] {
         let prompt = format!("hello count=6 interval=1 split=1 text={text}");
         let answer = rig.ask(text, &prompt).await;
@@ -104,7 +113,10 @@ async fn headers_pass_by_an_allow_list_in_both_directions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redirects_stay_within_the_origin() {
-    let rig = Rig::ready().await;
+    redirects(Rig::ready().await).await;
+}
+
+pub async fn redirects(rig: Rig) {
     let inside = rig.get("/backend-api/practice/redirect?code=302&to=/backend-api/models").await;
     assert_eq!(inside.status(), 200);
     assert_eq!(inside.headers()["content-location"], "/backend-api/models");

@@ -18,7 +18,10 @@ async fn in_flight(rig: &Rig) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_stops_the_site_before_and_after_the_head() {
-    let rig = Rig::ready().await;
+    departures(Rig::ready().await).await;
+}
+
+pub async fn departures(rig: Rig) {
     for (n, prompt) in ["hello first=60000", "hello count=100000 interval=20"].into_iter().enumerate() {
         let id = format!("m{n}");
         let asked = rig.ask(&id, prompt);
@@ -39,7 +42,10 @@ async fn a_client_that_leaves_stops_the_site_before_and_after_the_head() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_stand_still_slow_nobody_else() {
-    let rig = Rig::ready().await;
+    standing_still(Rig::ready().await).await;
+}
+
+pub async fn standing_still(rig: Rig) {
     // Each takes the head and then nothing of 200 MB: more than the session window of the connection.
     let mut still = Vec::new();
     for _ in 0..4 {

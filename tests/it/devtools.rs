@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-use crate::rig::client;
+use crate::rig::{PATIENCE, client};
 use crate::shared::procfs::command_line;
 
 /// A connection of its own to a running browser.
@@ -69,6 +69,28 @@ impl DevTools {
         let done = self.call(Some(&session), "Runtime.evaluate", params).await;
         self.call(None, "Target.detachFromTarget", json!({"sessionId": session})).await;
         done["result"]["value"].clone()
+    }
+
+    /// The ids of all pages that there are.
+    pub async fn pages(&mut self) -> Vec<String> {
+        let targets = self.call(None, "Target.getTargets", json!({})).await;
+        let all = targets["targetInfos"].as_array().cloned().unwrap_or_default();
+        let pages = all.iter().filter(|it| it["type"] == "page");
+        pages.map(|it| it["targetId"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Waits until there are so many.
+    pub async fn wait_for_pages(&mut self, number: usize) -> Vec<String> {
+        let began = std::time::Instant::now();
+        let mut tick = tokio::time::interval(std::time::Duration::from_millis(50));
+        loop {
+            tick.tick().await;
+            let pages = self.pages().await;
+            if pages.len() == number {
+                return pages;
+            }
+            assert!(began.elapsed() < PATIENCE, "{} pages, and not {number}", pages.len());
+        }
     }
 
     /// Reloads every page whose address begins so; how many there were.

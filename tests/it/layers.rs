@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Modules by layer, lowest first.
 const LAYERS: [&[&str]; 5] = [
-    &["error", "config", "exchange", "pipe", "files", "flow", "telemetry", "translate"],
-    &["access", "accounts", "admission", "openai", "site", "store", "turns"],
+    &["error", "config", "exchange", "pipe", "files", "flow", "store", "telemetry", "translate"],
+    &["access", "accounts", "admission", "openai", "site", "turns"],
     &["browser"],
     &["http"],
     &["cli", "demo", "doctor", "health", "progress", "specs", "status"],

@@ -12,7 +12,7 @@ use futures::future::join_all;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tabproxy::browser::channel::BufferLimits;
 use tabproxy::browser::launch::{LaunchSpec, Sandbox, find_chromium};
-use tabproxy::browser::{Browser, BrowserSpec, Status, Timing, Upkeep};
+use tabproxy::browser::{Browser, BrowserSpec, Source, Status, Timing, Upkeep};
 use tabproxy::practice::{Practice, PracticeArgs, answer_text};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
@@ -428,7 +428,7 @@ async fn the_pause_between_starts_has_a_cap() {
     let ms = Duration::from_millis;
     let spec = BrowserSpec {
         upkeep: Upkeep { carriers: 1, exchanges: u64::MAX, age: Duration::MAX, memory: u64::MAX },
-        launch: LaunchSpec {
+        source: Source::Launch(LaunchSpec {
             binary: actor(dir.path(), "exit 1"),
             profile: dir.path().join("profile"),
             headless: true,
@@ -438,7 +438,7 @@ async fn the_pause_between_starts_has_a_cap() {
             pins: Vec::new(),
             proxy_server: None,
             proxy_bypass: String::new(),
-        },
+        }),
         url: "http://localhost:9/".parse().unwrap(),
         timing: Timing { backoff: (ms(100), ms(800)), ..Timing::default() },
         buffers: BufferLimits::default(),

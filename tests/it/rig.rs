@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tabproxy::Server;
-use tabproxy::config::{self, Config};
+use tabproxy::config::{self, BrowserAddress, Config};
 use tabproxy::practice::{Counters, Practice, PracticeArgs, answer_text};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use crate::shared::foreign::Foreign;
 use crate::shared::procfs;
 
 /// The longest that anything in a test may take, on a machine that is busy with other tests.
@@ -23,6 +24,8 @@ pub struct Rig {
     pub server: Server,
     pub client: reqwest::Client,
     pub profile: TempDir,
+    /// Its browser, where that is not its own.
+    pub foreign: Option<Foreign>,
     stop: CancellationToken,
 }
 
@@ -41,20 +44,44 @@ impl Rig {
 
     /// The same, without waiting.
     pub async fn starting(args: PracticeArgs, change: impl FnOnce(&mut Config)) -> Rig {
-        let site = Practice::start(args).await.unwrap();
+        Rig::beside(Practice::start(args).await.unwrap(), None, change).await
+    }
+
+    /// With a browser that somebody else has started, ready to serve.
+    pub async fn elsewhere() -> Rig {
+        Rig::elsewhere_with(|_| {}).await
+    }
+
+    /// The same with a proxy that is set up differently.
+    pub async fn elsewhere_with(change: impl FnOnce(&mut Config)) -> Rig {
+        let site = Practice::start(PracticeArgs::default()).await.unwrap();
+        let foreign = Foreign::start(&site, 0).unwrap();
+        let at = format!("http://{}", foreign.port());
+        let change = |config: &mut Config| {
+            config.browser_ws = vec![BrowserAddress::parse(&at).unwrap()];
+            change(config);
+        };
+        let rig = Rig::beside(site, Some(foreign), change).await;
+        rig.wait_ready().await;
+        rig
+    }
+
+    /// For a site and a browser that are there already, without waiting.
+    pub async fn beside(site: Practice, foreign: Option<Foreign>, change: impl FnOnce(&mut Config)) -> Rig {
         let profile = tempfile::tempdir().unwrap();
         let mut config = config_for(&site, &profile);
         change(&mut config);
         let stop = CancellationToken::new();
         let server = Server::start(config, stop.clone()).await.unwrap();
         let client = client();
-        Rig { site, server, client, profile, stop }
+        Rig { site, server, client, profile, foreign, stop }
     }
 
     pub async fn wait_ready(&self) {
         let mut status = self.server.browser().watch();
         let ready = tokio::time::timeout(PATIENCE, status.wait_for(|it| it.is_ready())).await;
-        ready.expect("ready in time").expect("the supervisor lives");
+        let status = self.server.browser().status();
+        ready.unwrap_or_else(|_| panic!("not ready: {}", status.reason)).expect("the supervisor lives");
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -77,6 +104,17 @@ impl Rig {
     pub async fn ask(&self, id: &str, prompt: &str) -> reqwest::Response {
         let request = self.client.post(self.url("/backend-api/conversation"));
         request.header("accept", "text/event-stream").json(&turn(id, prompt)).send().await.unwrap()
+    }
+
+    /// Five streams under way.
+    pub async fn five_streams(&self) -> Vec<reqwest::Response> {
+        let mut streams = Vec::new();
+        for n in 0..5 {
+            let mut answer = self.ask(&format!("m{n}"), "hello count=100000 interval=20").await;
+            answer.chunk().await.unwrap().unwrap();
+            streams.push(answer);
+        }
+        streams
     }
 
     /// Asks, and checks that the answer is whole.

@@ -18,7 +18,7 @@ use crate::rig::{PATIENCE, Rig, config_for, eventually};
 use crate::shared::procfs::{kill, of_kind};
 
 /// Lets the sign-in be reached through the proxy; returns a key, without which nothing is served after it.
-fn open_sign_in(config: &mut Config) -> SecretString {
+pub fn open_sign_in(config: &mut Config) -> SecretString {
     config.allow_paths.push("/auth/".into());
     let keys = config.profile.with_file_name("keys.json");
     let (_, key) = access::add(&keys, None, Vec::new()).unwrap();
@@ -27,7 +27,7 @@ fn open_sign_in(config: &mut Config) -> SecretString {
 }
 
 /// A client that shows this key.
-fn holder(key: &SecretString) -> reqwest::Client {
+pub fn holder(key: &SecretString) -> reqwest::Client {
     let headers = [(HeaderName::from_static("x-api-key"), key.expose_secret().parse().unwrap())];
     reqwest::Client::builder().no_proxy().default_headers(HeaderMap::from_iter(headers)).build().unwrap()
 }

@@ -10,7 +10,10 @@ use crate::rig::{PATIENCE, Rig, code_of, eventually, last_text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_check_is_passed_the_landing_origin_counts_and_the_site_finds_nothing_of_ours() {
-    let rig = Rig::ready().await;
+    unseen(Rig::ready().await).await;
+}
+
+pub async fn unseen(rig: Rig) {
     let status = rig.server.browser().status();
     assert_eq!(Some(rig.site.home_url().trim_end_matches('/')), status.origin.as_deref());
 

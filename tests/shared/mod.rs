@@ -7,6 +7,7 @@
 #![allow(dead_code)]
 
 pub mod about;
+pub mod foreign;
 pub mod procfs;
 pub mod relay;
 pub mod service;

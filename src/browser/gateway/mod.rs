@@ -110,7 +110,7 @@ impl GatewayUpstream {
     }
 }
 
-fn native_tls() -> io::Result<Arc<ClientConfig>> {
+pub(super) fn native_tls() -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {

@@ -1,28 +1,37 @@
 //! The link: our CDP connection to the browser, and the only place that knows chromiumoxide.
 //!
-//! Of chromiumoxide we use the typed protocol and its connection, but not its `Browser`, `Handler` and
-//! `Page`: those attach to every tab and enable domains there (the Network domain alone doubles the CPU of
-//! a busy page), have timeouts of their own that do not hold when a renderer stands still, and can panic.
-//! Here every call has one deadline, a tab gets only what it needs, and an event that this version cannot
-//! parse is skipped. Commands only: bodies never cross this connection (see [`super::channel`]).
+//! Of chromiumoxide we use the typed protocol, but not its `Browser`, `Handler` and `Page`: those attach to
+//! every tab and enable domains there (the Network domain alone doubles the CPU of a busy page), have timeouts
+//! of their own that do not hold when a renderer stands still, and can panic. Nor its connection, which knows
+//! no TLS, no password, and no message that it does not copy. Here every call has one deadline, a tab gets only
+//! what it needs, and an event that this version cannot parse is skipped. Commands only: bodies never cross this
+//! connection (see [`super::channel`]), but where the browser cannot reach us by any other (`binding`).
 
+mod binding;
 mod input;
 mod pump;
 mod screencast;
 mod stores;
 mod tab;
+mod wire;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chromiumoxide::Command;
 use chromiumoxide::cdp::browser_protocol::{browser, target};
 use chromiumoxide::types::MethodId;
-use chromiumoxide::{Command, Connection};
-use tokio::sync::{mpsc, oneshot};
+use http::StatusCode;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use url::Url;
 
+use super::claims::Claims;
+use binding::Bindings;
+pub(super) use binding::{BINDING, Bound};
 pub use input::{Button, Input, KeyKind, PointerKind};
-use pump::{Call, Event, Pump};
+use pump::{Answer, Call, Pump};
 use screencast::Screens;
 pub use screencast::{Cast, Picture, Seen};
 pub use tab::{Tab, TabId};
@@ -37,6 +46,15 @@ pub enum LinkError {
     /// The connection is gone.
     #[error("the connection to the browser is gone")]
     Gone,
+    /// No connection can be made.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(io::Error),
+    /// Somebody in front of the browser does not let us in.
+    #[error("it refuses us ({0})")]
+    Forbidden(StatusCode),
+    /// Something else than a browser answers.
+    #[error("no DevTools answer there: {0}")]
+    NotDevTools(String),
     /// No answer in time.
     #[error("the browser did not answer {0} within {1:?}")]
     Timeout(MethodId, Duration),
@@ -88,25 +106,34 @@ pub enum LinkEvent {
 pub struct Link {
     calls: mpsc::UnboundedSender<Call>,
     screens: Screens,
+    bindings: Bindings,
+    heard: Arc<Notify>,
+    claims: Option<Arc<Claims>>,
     _close: Arc<DropGuard>,
 }
 
 impl Link {
-    /// Connects to the browser's `ws://…/devtools/browser/…` address. Events come out of the receiver,
-    /// `Lost` last.
+    /// Connects to a browser of ours, at its `ws://…/devtools/browser/…` address. Events come out of the
+    /// receiver, `Lost` last.
     pub async fn connect(address: &str) -> Result<(Link, mpsc::UnboundedReceiver<LinkEvent>), LinkError> {
-        let connecting = Connection::<Event>::connect(address);
-        let connection = tokio::time::timeout(CALL, connecting)
-            .await
-            .map_err(|_| LinkError::Timeout("connect".into(), CALL))?
-            .map_err(|_| LinkError::Gone)?;
+        let address = Url::parse(address).map_err(|error| LinkError::NotDevTools(error.to_string()))?;
+        Link::connect_as(&address, None).await
+    }
+
+    /// The same, to a browser that somebody else started: what we open there is noted in `claims`.
+    pub async fn connect_as(
+        address: &Url,
+        claims: Option<Arc<Claims>>,
+    ) -> Result<(Link, mpsc::UnboundedReceiver<LinkEvent>), LinkError> {
+        let wire = wire::connect(address).await?;
         let (calls, receiver) = mpsc::unbounded_channel();
         let (events, event_receiver) = mpsc::unbounded_channel();
         let close = CancellationToken::new();
-        let screens = Screens::default();
-        let pump = Pump::new(connection, screens.clone(), events);
-        tokio::spawn(close.clone().run_until_cancelled_owned(pump.run(receiver)));
-        let link = Link { calls, screens, _close: Arc::new(close.drop_guard()) };
+        let (screens, bindings, heard) = (Screens::default(), Bindings::default(), Arc::<Notify>::default());
+        let pump = Pump::run(wire, (screens.clone(), bindings.clone(), heard.clone()), events, receiver);
+        tokio::spawn(close.clone().run_until_cancelled_owned(pump));
+        let _close = Arc::new(close.drop_guard());
+        let link = Link { calls, screens, bindings, heard, claims, _close };
         // Tells of closed and crashed tabs; of all others (workers, extensions) we need not know.
         let filter = vec![target::FilterEntry { exclude: None, r#type: Some("page".into()) }];
         let discover = target::SetDiscoverTargetsParams {
@@ -128,26 +155,28 @@ impl Link {
         command: C,
     ) -> Result<C::Response, LinkError> {
         let method = command.identifier();
-        let unreadable = |e| LinkError::Unreadable(method.clone(), e);
-        let params = serde_json::to_value(&command).map_err(unreadable)?;
-        let (sender, answer) = oneshot::channel();
-        self.calls
-            .send(Call {
-                method: method.clone(),
-                session: session.map(str::to_owned),
-                params,
-                answer: Some(sender),
-            })
-            .map_err(|_| LinkError::Gone)?;
-        let response = tokio::time::timeout(patience, answer)
+        let answer = self.begin(session, &command)?;
+        let answer = tokio::time::timeout(patience, answer)
             .await
             .map_err(|_| LinkError::Timeout(method.clone(), patience))?
             .map_err(|_| LinkError::Gone)?;
-        match (response.result, response.error) {
-            (Some(result), _) => C::response_from_value(result).map_err(unreadable),
-            (None, Some(error)) => Err(LinkError::Refused { method, message: error.message }),
-            (None, None) => Err(LinkError::Refused { method, message: "no reason given".into() }),
-        }
+        let result = read::<serde_json::Value>(method.clone(), answer)?;
+        C::response_from_value(result).map_err(|error| LinkError::Unreadable(method, error))
+    }
+
+    /// Sends a command; its answer comes out of the receiver.
+    fn begin<C: Command>(
+        &self,
+        session: Option<&str>,
+        command: &C,
+    ) -> Result<oneshot::Receiver<Answer>, LinkError> {
+        let method = command.identifier();
+        let params = serde_json::to_value(command).map_err(|e| LinkError::Unreadable(method.clone(), e))?;
+        let (sender, answer) = oneshot::channel();
+        let session = session.map(str::to_owned);
+        let call = Call { method, session, params, answer: Some(sender) };
+        self.calls.send(call).map_err(|_| LinkError::Gone)?;
+        Ok(answer)
     }
 
     /// Sends a command whose answer nobody waits for. Commands leave in the order in which they are sent.
@@ -172,6 +201,15 @@ impl Link {
         Ok(self.call(None, browser::GetVersionParams {}).await?.product)
     }
 
+    /// As [`Link::version`], for a browser that is far: whatever it says meanwhile shows that it is alive, while
+    /// the answer itself may be behind much else on a slow way.
+    pub async fn sign_of_life(&self) -> Result<(), LinkError> {
+        tokio::select! {
+            answered = self.version() => answered.map(drop),
+            () = self.heard.notified() => Ok(()),
+        }
+    }
+
     /// Lets pages of `origin` reach our loopback listener: since Chrome 142 a public page may not, unless
     /// the user says so (Local Network Access). Nothing else is granted or denied by this.
     pub async fn allow_loopback(&self, origin: &str) -> Result<(), LinkError> {
@@ -192,14 +230,14 @@ impl Link {
         let targets = self.call(None, target::GetTargetsParams::default()).await?.target_infos;
         let id = match targets.into_iter().find(|it| it.r#type == "page") {
             Some(info) => info.target_id,
-            None => self.call(None, target::CreateTargetParams::new("about:blank")).await?.target_id,
+            None => self.create(false).await?,
         };
         self.site_tab(id).await
     }
 
     /// Opens a tab for the site, in place of one that is gone.
     pub async fn new_tab(&self) -> Result<Tab, LinkError> {
-        let id = self.call(None, target::CreateTargetParams::new("about:blank")).await?.target_id;
+        let id = self.create(false).await?;
         self.site_tab(id).await
     }
 
@@ -239,10 +277,37 @@ impl Link {
 
     /// An empty tab behind the operator's.
     async fn background_tab(&self) -> Result<Tab, LinkError> {
-        let mut create = target::CreateTargetParams::new("about:blank");
-        create.background = Some(true);
-        let id = self.call(None, create).await?.target_id;
+        let id = self.create(true).await?;
         self.attach(id).await
+    }
+
+    async fn create(&self, background: bool) -> Result<target::TargetId, LinkError> {
+        let mut create = target::CreateTargetParams::new("about:blank");
+        create.background = background.then_some(true);
+        let id = self.call(None, create).await?.target_id;
+        if let Some(claims) = &self.claims {
+            claims.add(id.as_ref());
+        }
+        Ok(id)
+    }
+
+    /// Closes all tabs that we have opened in a browser that is not ours, over this link or an earlier one, and
+    /// no others; how many there were.
+    pub async fn leave(&self) -> Result<usize, LinkError> {
+        let Some(claims) = &self.claims else { return Ok(0) };
+        let targets = self.call(None, target::GetTargetsParams::default()).await?.target_infos;
+        let ours: Vec<_> = targets.into_iter().filter(|it| claims.has(it.target_id.as_ref())).collect();
+        let closing = ours.iter().map(|it| self.close_tab(it.target_id.clone()));
+        futures::future::join_all(closing).await;
+        Ok(ours.len())
+    }
+
+    async fn close_tab(&self, id: target::TargetId) {
+        let closed = self.call(None, target::CloseTargetParams::new(id.clone())).await;
+        // Refused: it is gone already.
+        if let (Ok(_) | Err(LinkError::Refused { .. }), Some(claims)) = (closed, &self.claims) {
+            claims.remove(id.as_ref());
+        }
     }
 
     async fn attach(&self, id: target::TargetId) -> Result<Tab, LinkError> {
@@ -255,5 +320,14 @@ impl Link {
     /// Asks the browser to write everything down and go.
     pub async fn close_browser(&self) -> Result<(), LinkError> {
         self.call(None, browser::CloseParams {}).await.map(drop)
+    }
+}
+
+/// What an answer says.
+fn read<T: serde::de::DeserializeOwned>(method: MethodId, answer: Answer) -> Result<T, LinkError> {
+    match (answer.result, answer.error) {
+        (Some(result), _) => serde_json::from_value(result).map_err(|e| LinkError::Unreadable(method, e)),
+        (None, Some(error)) => Err(LinkError::Refused { method, message: error.message }),
+        (None, None) => Err(LinkError::Refused { method, message: "no reason given".into() }),
     }
 }

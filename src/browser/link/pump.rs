@@ -1,43 +1,65 @@
 //! The one task that owns the connection: commands out, answers and events in.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use chromiumoxide::Command;
 use chromiumoxide::cdp::browser_protocol::{audits, dom_storage, fetch, log, page, target};
-use chromiumoxide::types::{CallId, EventMessage, Message, MethodId, Response};
-use chromiumoxide::{Command, Connection, Method};
-use futures::StreamExt;
-use serde::Deserialize;
+use chromiumoxide::cdp::js_protocol::runtime;
+use chromiumoxide::types::MethodId;
+use futures::stream::SplitSink;
+use futures::{SinkExt, StreamExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, oneshot};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_tungstenite::tungstenite::Message;
 
+use super::binding::Bindings;
 use super::screencast::Screens;
+use super::wire::Wire;
 use super::{LinkEvent, TabId};
 
 /// The document that a carrier lives in.
 const CARRIER_PAGE: &[u8] = b"<!doctype html><title>tabproxy carrier</title>";
 
-/// An event as it comes over the wire.
+/// Whatever comes over the wire. What is large in it is not copied before it is known what it is.
+#[derive(Deserialize)]
+struct Incoming<'a> {
+    id: Option<u64>,
+    #[serde(borrow)]
+    method: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "sessionId")]
+    session: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    params: Option<&'a RawValue>,
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    error: Option<Refusal>,
+}
+
+/// Why the browser refused a command.
 #[derive(Debug, Deserialize)]
-pub(super) struct Event {
-    method: MethodId,
-    #[serde(rename = "sessionId")]
+pub(super) struct Refusal {
+    pub message: String,
+}
+
+/// The browser's answer to a command.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub result: Option<serde_json::Value>,
+    pub error: Option<Refusal>,
+}
+
+/// An event that is known to be none of the large ones.
+struct Event {
+    method: String,
     session: Option<String>,
-    #[serde(default)]
     params: serde_json::Value,
-}
-
-impl Method for Event {
-    fn identifier(&self) -> MethodId {
-        self.method.clone()
-    }
-}
-
-impl EventMessage for Event {
-    fn session_id(&self) -> Option<&str> {
-        self.session.as_deref()
-    }
 }
 
 /// A command on its way.
@@ -46,76 +68,107 @@ pub(super) struct Call {
     pub session: Option<String>,
     pub params: serde_json::Value,
     /// `None`: nobody is interested in the answer.
-    pub answer: Option<oneshot::Sender<Response>>,
+    pub answer: Option<oneshot::Sender<Answer>>,
+}
+
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    id: u64,
+    method: &'a str,
+    #[serde(rename = "sessionId", skip_serializing_if = "Option::is_none")]
+    session: Option<&'a str>,
+    params: &'a serde_json::Value,
 }
 
 /// The one task that owns the connection.
 pub(super) struct Pump {
-    connection: Connection<Event>,
-    pending: HashMap<CallId, oneshot::Sender<Response>>,
+    lines: mpsc::UnboundedSender<String>,
+    next: u64,
+    pending: HashMap<u64, oneshot::Sender<Answer>>,
     /// Tabs by the session that we are attached with.
     tabs: HashMap<String, TabId>,
     /// Where a carrier's fetch was last stopped from going, until the issue says whose it was.
     blocked: HashMap<TabId, String>,
     /// Sessions that only look at a tab.
     screens: Screens,
+    /// Carriers that speak over this connection.
+    bindings: Bindings,
+    /// Woken by whatever comes.
+    heard: Arc<Notify>,
     events: mpsc::UnboundedSender<LinkEvent>,
 }
 
 impl Pump {
-    /// A pump for `connection`; what happens unasked goes to `events`.
-    pub fn new(
-        connection: Connection<Event>,
-        screens: Screens,
+    /// Carries `calls` over `wire` until that is gone or no caller is left; then says so, as the last event. What
+    /// happens unasked goes to `events`.
+    pub async fn run(
+        wire: Wire,
+        (screens, bindings, heard): (Screens, Bindings, Arc<Notify>),
         events: mpsc::UnboundedSender<LinkEvent>,
-    ) -> Pump {
-        Pump {
-            connection,
-            pending: HashMap::new(),
-            tabs: HashMap::new(),
-            blocked: HashMap::new(),
-            screens,
-            events,
-        }
-    }
-
-    /// Carries `calls` until the connection is gone or no caller is left; then says so, as the last event.
-    pub async fn run(mut self, mut calls: mpsc::UnboundedReceiver<Call>) {
+        mut calls: mpsc::UnboundedReceiver<Call>,
+    ) {
+        let (sink, mut stream) = wire.split();
+        let (lines, outgoing) = mpsc::unbounded_channel();
+        let (pending, tabs, blocked) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut pump = Pump { lines, next: 0, pending, tabs, blocked, screens, bindings, heard, events };
+        let mut writing = pin!(write(sink, outgoing));
         let cause = loop {
             tokio::select! {
                 call = calls.recv() => match call {
-                    Some(call) => self.submit(call),
+                    Some(call) => pump.submit(call),
                     None => break "closed by us".to_owned(),
                 },
-                message = self.connection.next() => match message {
-                    Some(Ok(Message::Response(response))) => {
-                        if let Some(answer) = self.pending.remove(&response.id) {
-                            let _ = answer.send(response);
-                        }
-                    }
-                    Some(Ok(Message::Event(event))) => self.on_event(event),
-                    Some(Err(chromiumoxide::error::CdpError::InvalidMessage(_, error))) => {
-                        tracing::debug!(%error, "skipped a message that this version cannot read");
-                    }
+                message = stream.next() => match message {
+                    Some(Ok(Message::Text(text))) => pump.take(&text),
+                    Some(Ok(Message::Close(_))) | None => break "the browser closed the connection".to_owned(),
+                    Some(Ok(_)) => {}
                     Some(Err(error)) => break error.to_string(),
-                    None => break "the browser closed the connection".to_owned(),
                 },
+                cause = &mut writing => break cause,
             }
         };
-        let _ = self.events.send(LinkEvent::Lost(cause));
+        let _ = pump.events.send(LinkEvent::Lost(cause));
     }
 
     fn submit(&mut self, call: Call) {
         // A caller that gave up leaves its entry behind; forget those before they add up.
         self.pending.retain(|_, answer| !answer.is_closed());
-        let session = call.session.map(target::SessionId::new);
-        match self.connection.submit_command(call.method, session, call.params) {
-            Ok(id) => {
+        self.next += 1;
+        let (method, session, params) = (&*call.method, call.session.as_deref(), &call.params);
+        match serde_json::to_string(&Outgoing { id: self.next, method, session, params }) {
+            Ok(line) => {
+                let _ = self.lines.send(line);
                 if let Some(answer) = call.answer {
-                    self.pending.insert(id, answer);
+                    self.pending.insert(self.next, answer);
                 }
             }
             Err(error) => tracing::error!(%error, "a command could not be written"),
+        }
+    }
+
+    /// Takes a message. One that this version cannot read is skipped: a newer browser says more.
+    fn take(&mut self, text: &str) {
+        self.heard.notify_waiters();
+        let Some(message) = read_text::<Incoming<'_>>(text) else { return };
+        let value = |raw: &RawValue| read_text(raw.get());
+        match (message.id, message.method) {
+            (Some(id), _) => {
+                if let Some(answer) = self.pending.remove(&id) {
+                    let result = message.result.and_then(value);
+                    let _ = answer.send(Answer { result, error: message.error });
+                }
+            }
+            (None, Some(method)) if method == runtime::EventBindingCalled::IDENTIFIER => {
+                if let (Some(session), Some(params)) = (&message.session, message.params) {
+                    self.bindings.take(session, params.get());
+                }
+            }
+            (None, Some(method)) => self.on_event(Event {
+                method: method.into_owned(),
+                session: message.session.map(Cow::into_owned),
+                params: message.params.and_then(value).unwrap_or_default(),
+            }),
+            (None, None) => {}
         }
     }
 
@@ -128,11 +181,11 @@ impl Pump {
     fn on_event(&mut self, event: Event) {
         // What such a session is told of a tab, the tab's own is told too.
         if let Some(session) = &event.session
-            && self.screens.take(session, event.method.as_ref(), &event.params)
+            && self.screens.take(session, &event.method, &event.params)
         {
             return;
         }
-        let told = match event.method.as_ref() {
+        let told = match event.method.as_str() {
             target::EventAttachedToTarget::IDENTIFIER => {
                 if let Some(it) = read::<target::EventAttachedToTarget>(event.params) {
                     self.tabs.insert(it.session_id.into(), TabId(it.target_info.target_id.into()));
@@ -144,6 +197,7 @@ impl Pump {
                     let session = AsRef::<str>::as_ref(&it.session_id);
                     self.tabs.remove(session);
                     self.screens.remove(session);
+                    self.bindings.remove(session);
                 }
                 None
             }
@@ -216,6 +270,37 @@ impl Pump {
         answer.body = Some(BASE64.encode(CARRIER_PAGE).into());
         self.send(event.session, answer);
     }
+}
+
+impl Drop for Pump {
+    fn drop(&mut self) {
+        // However it ends, carriers learn at once that nothing comes any more.
+        self.bindings.clear();
+    }
+}
+
+/// Writes what comes until that fails; says why.
+async fn write(mut sink: SplitSink<Wire, Message>, mut lines: mpsc::UnboundedReceiver<String>) -> String {
+    let writing = async {
+        while let Some(line) = lines.recv().await {
+            sink.feed(Message::text(line)).await?;
+            while let Ok(line) = lines.try_recv() {
+                sink.feed(Message::text(line)).await?;
+            }
+            sink.flush().await?;
+        }
+        Ok::<_, tokio_tungstenite::tungstenite::Error>(())
+    };
+    match writing.await {
+        Ok(()) => "closed by us".into(),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn read_text<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
+    serde_json::from_str(text)
+        .inspect_err(|error| tracing::debug!(%error, "skipped a message that this version cannot read"))
+        .ok()
 }
 
 fn read<T: DeserializeOwned>(params: serde_json::Value) -> Option<T> {

@@ -69,14 +69,28 @@ impl Link {
     /// Puts `items` into the local storage of `origin`, in place of what is there. Done in a tab of its own,
     /// so that the site's page finds it in place when it begins.
     pub async fn set_local_storage(&self, origin: &str, items: &[(String, String)]) -> Result<(), LinkError> {
-        let tab = self.background_tab().await?;
         let items = serde_json::to_string(items).unwrap_or_default();
         let script = format!(
             "localStorage.clear(); for (const [key, value] of {items}) localStorage.setItem(key, value)"
         );
+        self.in_own_page(origin, &script).await
+    }
+
+    /// Adds those of `items` to the local storage of `origin` that have no value there.
+    pub async fn add_local_storage(&self, origin: &str, items: &[(String, String)]) -> Result<(), LinkError> {
+        let items = serde_json::to_string(items).unwrap_or_default();
+        let script = format!(
+            "for (const [key, value] of {items}) if (localStorage.getItem(key) === null) \
+             localStorage.setItem(key, value)"
+        );
+        self.in_own_page(origin, &script).await
+    }
+
+    async fn in_own_page(&self, origin: &str, script: &str) -> Result<(), LinkError> {
+        let tab = self.background_tab().await?;
         let done = async {
             tab.open_own_page(origin, "").await?;
-            tab.evaluate(&script, WHOLE_STORAGE).await.map(drop)
+            tab.evaluate(script, WHOLE_STORAGE).await.map(drop)
         };
         let done = done.await;
         tab.close().await;

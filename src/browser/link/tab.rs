@@ -129,7 +129,6 @@ impl Tab {
 
     /// Closes the tab. A failure means that it is gone already, or the whole browser.
     pub async fn close(&self) {
-        let id = target::TargetId::new(self.id.0.clone());
-        let _ = self.link.call(None, target::CloseTargetParams::new(id)).await;
+        self.link.close_tab(target::TargetId::new(self.id.0.clone())).await;
     }
 }

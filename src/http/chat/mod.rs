@@ -35,7 +35,7 @@ use super::upload::Upload;
 use super::{App, conversation, headers, refused, shape};
 use crate::admission::Permit;
 use crate::error::{Fault, FaultKind};
-use crate::exchange::PageRequest;
+use crate::exchange::{Leaves, PageRequest};
 use crate::openai::chat::{ChatStream, ChatWhole};
 use crate::openai::history::{self, Key};
 use crate::openai::limits::Limits;
@@ -283,6 +283,7 @@ impl Job {
             headers: self.headers.clone(),
             body: vec![turn.body()],
             keyed: self.caller.keyed,
+            leaves: Leaves::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::super::page::{self, Prepared};
 use super::super::reply::Asked;
 use super::super::{App, headers, refused, shape};
 use crate::error::{Fault, FaultKind};
-use crate::exchange::PageRequest;
+use crate::exchange::{Leaves, PageRequest};
 use crate::openai::{Invalid, models as lists};
 use crate::site::request;
 use crate::telemetry::metrics::Outcome;
@@ -81,6 +81,7 @@ async fn names(app: &Arc<App>, caller: Caller, given: &HeaderMap) -> Result<Vec<
         headers,
         body: Vec::new(),
         keyed: caller.keyed,
+        leaves: Leaves::default(),
     };
     let prepared = Prepared { request, permit: None, caller };
     let mut answer = page::perform(app.clone(), prepared, Instant::now()).await?;

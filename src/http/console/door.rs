@@ -1,5 +1,6 @@
 //! The ways in and out: the password, the link from the log, signing out.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -39,9 +40,9 @@ fn is_secure(headers: &HeaderMap) -> bool {
     headers.get("x-forwarded-proto").is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(b"https"))
 }
 
-/// One more attempt to come in, from where this request comes.
-fn count(app: &App, request: &Request) -> Result<(), Fault> {
-    app.gate.attempts.count(peer::of(request.extensions()))
+/// One more attempt to come in, from there.
+async fn count(app: &App, from: Option<IpAddr>) -> Result<(), Fault> {
+    app.gate.attempts.count(from).await
 }
 
 /// A response that begins a session.
@@ -68,7 +69,7 @@ pub(super) async fn login(State(app): State<Arc<App>>, request: Request) -> Resp
     let asked = Asked::of(&request);
     let secure = is_secure(request.headers());
     let come_in = async {
-        count(&app, &request)?;
+        count(&app, peer::of(request.extensions())).await?;
         let Login { password } = read(request).await?;
         if !app.admin.knows(SecretString::from(password)).await {
             return Err(Fault::new(FaultKind::AdminRefused, "The password is wrong."));
@@ -92,32 +93,35 @@ pub(super) async fn enter(
 ) -> Response {
     let asked = Asked::of(&request);
     let ahead = ["purpose", "sec-purpose", "x-purpose"].iter().any(|it| request.headers().contains_key(*it));
-    let come_in = || {
-        if of(&app) != Door::Link || request.method() != Method::GET || ahead {
+    let is_get = request.method() == Method::GET;
+    let (secure, from) = (is_secure(request.headers()), peer::of(request.extensions()));
+    let come_in = async {
+        if of(&app) != Door::Link || !is_get || ahead {
             return Err(Fault::new(FaultKind::AdminRefused, "Nobody comes in this way."));
         }
-        count(&app, &request)?;
+        count(&app, from).await?;
         if !app.console.sessions.open_link(&once, Instant::now()) {
             let text = "This link does not count (any more): /console writes another one into the log.";
             return Err(Fault::new(FaultKind::AdminRefused, text));
         }
-        begin(&app, is_secure(request.headers()), Redirect::to("/console").into_response())
+        begin(&app, secure, Redirect::to("/console").into_response())
     };
-    come_in().unwrap_or_else(|fault| reply::refuse(&fault, &asked))
+    come_in.await.unwrap_or_else(|fault| reply::refuse(&fault, &asked))
 }
 
 /// `POST /console/link`: another link into the log.
 pub(super) async fn link(State(app): State<Arc<App>>, request: Request) -> Response {
     let asked = Asked::of(&request);
-    let write = || {
+    let from = peer::of(request.extensions());
+    let write = async {
         if of(&app) != Door::Link {
             return Err(Fault::new(FaultKind::AdminRefused, "Nobody comes in this way."));
         }
-        count(&app, &request)?;
+        count(&app, from).await?;
         app.console.write_link();
         Ok(json!({"written": true}))
     };
-    answer(write(), &asked)
+    answer(write.await, &asked)
 }
 
 /// `POST /console/logout`.

@@ -299,7 +299,10 @@ async fn act(State(app): State<Arc<App>>, request: Request) -> Response {
 /// operator needs no key: whoever can sign in in the page may also use it.
 async fn converse(State(app): State<Arc<App>>, mut request: Request) -> Response {
     let asked = Asked::of(&request);
-    let caller = admit(&app, request.headers()).and_then(|_| Caller::operator(&app, request.headers_mut()));
+    let caller = match admit(&app, request.headers()) {
+        Ok(_) => Caller::operator(&app, request.headers_mut()).await,
+        Err(fault) => Err(fault),
+    };
     match caller {
         Ok(caller) => request.extensions_mut().insert(caller),
         Err(fault) => return reply::refuse(&fault, &asked),

@@ -8,17 +8,22 @@ mod tallies;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(super) use tallies::Counts;
+
 /// A store in this process; clones are the same one.
 #[derive(Clone)]
 pub struct Embedded {
     file: memory::File,
     locks: Arc<locks::Table>,
+    answers: Arc<answers::Shelf>,
+    counts: Counts,
 }
 
 impl Embedded {
     /// Keeps at most `most` entries of memory in the file at `path`. Nothing is opened yet.
     pub fn new(path: PathBuf, most: u64) -> Embedded {
-        Embedded { file: memory::File::new(path, most), locks: Arc::default() }
+        let (locks, answers, counts) = Default::default();
+        Embedded { file: memory::File::new(path, most), locks, answers, counts }
     }
 
     /// The one that belongs to `profile`: its file is beside it, as the saved session is.

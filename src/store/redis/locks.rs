@@ -10,15 +10,27 @@ use redis::Script;
 use super::Redis;
 use crate::store::{Fence, Locks, StoreError};
 
-/// Takes a free lock. One counter numbers the holders of all locks: it must not be forgotten as long as any of
-/// them may be remembered.
+/// Numbers the holders of everything. The number is at least the time in microseconds, so that it grows even over a
+/// loss of all that was kept: one who held something before is never taken for who holds it now.
+pub(super) const FENCE: &str = "
+    local function fence(counter)
+      local t = redis.call('TIME')
+      local next = (tonumber(redis.call('GET', counter)) or 0) + 1
+      next = string.format('%.0f', math.max(next, t[1] * 1000000 + t[2]))
+      redis.call('SET', counter, next)
+      return next
+    end
+";
+
+/// Takes a free lock.
 static TAKE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        "if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-         local fence = redis.call('INCR', KEYS[2])
+    Script::new(&format!(
+        "{FENCE}
+         if redis.call('EXISTS', KEYS[1]) == 1 then return '0' end
+         local fence = fence(KEYS[2])
          redis.call('SET', KEYS[1], fence, 'PX', ARGV[1])
-         return fence",
-    )
+         return fence"
+    ))
 });
 static RENEW: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -36,7 +48,8 @@ static GIVE_BACK: LazyLock<Script> = LazyLock::new(|| {
     Script::new("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end return 0")
 });
 
-fn millis(it: Duration) -> u64 {
+/// What Redis takes: never nothing, which it would refuse.
+pub(super) fn millis(it: Duration) -> u64 {
     (it.as_millis() as u64).max(1)
 }
 
@@ -56,6 +69,9 @@ impl Locks for Redis {
         lasts: Duration,
     ) -> BoxFuture<'_, Result<Vec<bool>, StoreError>> {
         async move {
+            if locks.is_empty() {
+                return Ok(Vec::new());
+            }
             let mut script = RENEW.arg(millis(lasts));
             for (name, fence) in locks {
                 script.key(self.key("lock", name)).arg(fence.0);

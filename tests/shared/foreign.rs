@@ -1,0 +1,103 @@
+//! A browser that the proxy has not started, as somebody else would: with a plain `--remote-debugging-port`, on an
+//! empty profile, and with the flags that the practice site needs.
+
+use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use tabproxy::browser::launch;
+use tabproxy::config;
+use tabproxy::practice::Practice;
+use tempfile::TempDir;
+
+use super::procfs;
+
+/// A running browser. Dropping it kills it with all its helpers.
+pub struct Foreign {
+    child: Child,
+    address: String,
+    _profile: TempDir,
+}
+
+impl Foreign {
+    /// Starts it; `port` 0 for one that is free.
+    ///
+    /// # Errors
+    /// There is no Chromium, or it does not say where it listens.
+    pub fn start(site: &Practice, port: u16) -> io::Result<Foreign> {
+        // Told 0, Chromium would say to every page that it is automated.
+        let port = match port {
+            0 => std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port(),
+            port => port,
+        };
+        let profile = tempfile::tempdir()?;
+        let chosen = std::env::var_os("TABPROXY_CHROMIUM").filter(|it| !it.is_empty()).map(Into::into);
+        let binary = chosen.or_else(launch::find_chromium).ok_or(io::Error::other("no Chromium found"))?;
+        let resolve = config::resolve(&site.resolve()).map_err(|it| io::Error::other(it.what))?;
+        let rules: Vec<_> = resolve.iter().map(|(host, at)| format!("MAP {host} {at}")).collect();
+        let pins = config::pins_of(site.cert_pem().as_bytes()).map_err(io::Error::other)?;
+        let mut command = Command::new(binary);
+        command
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .arg(format!("--remote-debugging-port={port}"))
+            .arg(format!("--host-resolver-rules={}", rules.join(",")))
+            .arg(format!("--ignore-certificate-errors-spki-list={}", pins.join(",")))
+            .args([
+                "--headless=new",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--no-proxy-server",
+            ])
+            .args(["--disable-dev-shm-usage", "--no-sandbox", "about:blank"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let mut child = command.spawn()?;
+        let mut said = BufReader::new(child.stderr.take().ok_or(io::Error::other("no stderr"))?).lines();
+        let mut address = None;
+        for line in said.by_ref().map_while(Result::ok) {
+            if let Some(it) = line.strip_prefix("DevTools listening on ") {
+                address = Some(it.to_owned());
+                break;
+            }
+        }
+        // Whatever else it says must not stop it.
+        std::thread::spawn(move || said.for_each(drop));
+        let foreign = Foreign { child, address: address.unwrap_or_default(), _profile: profile };
+        match foreign.address.is_empty() {
+            true => Err(io::Error::other("the browser did not say where it listens")),
+            false => Ok(foreign),
+        }
+    }
+
+    /// `ws://127.0.0.1:…/devtools/browser/…`
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Where its DevTools listen.
+    pub fn port(&self) -> SocketAddr {
+        let host = self.address.trim_start_matches("ws://").split('/').next().unwrap_or_default();
+        host.parse().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// The same as seen through `port`.
+    pub fn address_by(&self, port: SocketAddr) -> String {
+        self.address.replace(&self.port().to_string(), &port.to_string())
+    }
+
+    /// Its main process, which leads its group.
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+}
+
+impl Drop for Foreign {
+    fn drop(&mut self) {
+        procfs::members(self.pid()).into_iter().for_each(|it| procfs::kill(it.pid));
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
