@@ -251,12 +251,7 @@ impl Server {
             return Err(StartError::Open { profile, listen: config.listen });
         }
         let keys = AccessKeys::open(config.keys_file.as_deref())?;
-        if let Some(path) = config.keys_file.as_deref().filter(|it| !it.exists()) {
-            tracing::info!(
-                "{} is not there yet: nobody has a key; `tabproxy key new` makes one",
-                path.display()
-            );
-        }
+        let missing_keys = config.keys_file.clone().filter(|it| !it.exists());
         let profiles = profiles.iter().map(|it| ProfileLock::take(it)).collect::<Result<Vec<_>, _>>()?;
         let (mut registry, mut shared) = (Registry::default(), None);
         let store: Arc<dyn Store> = match &config.redis {
@@ -337,6 +332,12 @@ impl Server {
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(look_again(app.clone())));
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(http::console::keep_books(app.clone())));
         tracing::info!("listening on http://{addr} as {}", config.instance.name());
+        if let Some(path) = missing_keys {
+            tracing::info!(
+                "{} is not there yet: nobody has a key; `tabproxy key new` makes one",
+                path.display()
+            );
+        }
         http::console::announce(&app);
         let serving = http::serve(listener, app, shutdown.clone(), config.drain);
         let draining = browser.clone();

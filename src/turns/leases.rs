@@ -105,9 +105,9 @@ impl Lease {
         }
     }
 
-    /// It is not needed any more.
-    pub(super) fn give_up(&self) {
-        self.state.store(OVER, Ordering::Release);
+    /// It is not needed any more. Says whether it had run out before, unnoticed.
+    pub(super) fn give_up(&self) -> bool {
+        self.state.swap(OVER, Ordering::AcqRel) == HELD && self.left().is_zero()
     }
 
     /// Which answer it is of.

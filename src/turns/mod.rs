@@ -154,7 +154,10 @@ impl<H: Head> Turns<H> {
         let mut again = None;
         loop {
             match peers.claim(key, again).await {
-                Ok((Claimed::Mine(answer), asked)) => return Ok(self.begin_among(peers, key, answer, asked)),
+                Ok((Claimed::Mine(answer), asked)) => {
+                    self.ask_about(peers, key).await;
+                    return Ok(self.begin_among(peers, key, answer, asked));
+                }
                 Ok((Claimed::Theirs(answer), asked)) => return Ok(self.follow(peers, key, answer, asked)),
                 Ok((Claimed::Unsure(since), _)) => again = Some(since),
                 Err(error) if peers.may_be_alone(&error) => return Ok(self.join_here(key).await),
@@ -169,10 +172,30 @@ impl<H: Head> Turns<H> {
         }
     }
 
+    /// Asks the store whether it still knows what is here and could be taken over.
+    async fn ask_about(&self, peers: &Peers, key: Key) {
+        let leases: Vec<_> = {
+            let entries = self.lock();
+            let alike = entries.iter().filter(|it| it.key.is_like(key) && !it.log.is_taken());
+            alike.filter_map(|it| it.lease.clone()).collect()
+        };
+        for lease in leases {
+            if peers.note(&lease).await == Some(false) {
+                lease.lose();
+            }
+        }
+    }
+
     /// Writes an answer that the store gave to this instance, unless there is one here that the store has forgotten.
     fn begin_among(&self, peers: &Peers, key: Key, answer: Fence, asked: Duration) -> Joined<H> {
         let mut entries = self.lock();
-        if let Found::It(log) = Self::find(&mut entries, key) {
+        entries.retain(|it| !it.log.is_spent());
+        // Of what the store knows, it has said whether it can be taken over.
+        let is_forgotten = |it: &Entry<H>| it.lease.as_ref().is_none_or(|it| it.is_lost());
+        let is_it = |it: &&Entry<H>| {
+            it.key.exact == key.exact || it.key.is_like(key) && !it.log.is_taken() && is_forgotten(it)
+        };
+        if let Some(log) = entries.iter().find(is_it).map(|it| it.log.clone()) {
             peers.forget_soon(answer);
             return joined(&log);
         }
@@ -307,147 +330,4 @@ impl Key {
 #[cfg(test)]
 mod shared_tests;
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use bytes::Bytes;
-
-    type Answers = Turns<()>;
-
-    fn key(exact: u8, loose: Option<u8>) -> Key {
-        Key { exact: [exact; 32], loose: loose.map(|it| [it; 32]) }
-    }
-
-    fn answers() -> Answers {
-        Turns::new(Limits { answer: 1000, least: 100, total: 2000 })
-    }
-
-    async fn begin(answers: &Answers, key: Key) -> (Arc<Log<()>>, Reader<()>) {
-        match answers.join(key).await.unwrap() {
-            Joined::New(writing, reader) => (writing.into_log(), reader),
-            _ => panic!("it is there already"),
-        }
-    }
-
-    async fn how(answers: &Answers, key: Key) -> (&'static str, Reader<()>) {
-        match answers.join(key).await.unwrap() {
-            Joined::New(_, reader) => ("new", reader),
-            Joined::Running(reader) => ("running", reader),
-            Joined::Over(reader) => ("over", reader),
-        }
-    }
-
-    async fn all(mut reader: Reader<()>) -> Result<String, FaultKind> {
-        reader.head().await.map_err(|it| it.kind())?;
-        let mut text = String::new();
-        while let Some(chunk) = reader.chunk().await {
-            text.push_str(std::str::from_utf8(&chunk.map_err(|it| it.kind())?).unwrap());
-        }
-        Ok(text)
-    }
-
-    fn whole(log: &Log<()>, text: &'static str) {
-        log.head(());
-        log.push(Bytes::from(text));
-        log.finish(Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_same_turn_shares_one_answer_while_it_runs_and_after_it() {
-        let answers = answers();
-        let (log, first) = begin(&answers, key(1, None)).await;
-        let (how_second, second) = how(&answers, key(1, None)).await;
-        assert_eq!(how_second, "running");
-        assert_eq!(how(&answers, key(2, None)).await.0, "new");
-        whole(&log, "data: a\n\n");
-        assert_eq!(all(first).await.unwrap(), all(second).await.unwrap());
-        for _ in 0..2 {
-            let (how, again) = how(&answers, key(1, None)).await;
-            assert_eq!((how, all(again).await.as_deref()), ("over", Ok("data: a\n\n")));
-        }
-        answers.forget(&log);
-        assert_eq!(how(&answers, key(1, None)).await.0, "new");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_beginning_of_a_conversation_is_taken_over_from_who_has_left_and_from_nobody_else() {
-        let answers = answers();
-        let (log, first) = begin(&answers, key(1, Some(9))).await;
-        let (other, reader) = begin(&answers, key(2, Some(9))).await;
-        assert!(!Arc::ptr_eq(&log, &other), "somebody else says the same");
-        drop(first);
-        let (how_second, second) = how(&answers, key(3, Some(9))).await;
-        assert_eq!(how_second, "running", "the first one's next attempt");
-        let (how_stranger, stranger) = how(&answers, key(4, Some(9))).await;
-        assert_eq!(how_stranger, "new", "that has a reader again");
-        drop(second);
-        whole(&log, "data: a\n\n");
-        let (how_third, third) = how(&answers, key(5, Some(9))).await;
-        assert_eq!((how_third, all(third).await.as_deref()), ("over", Ok("data: a\n\n")));
-        assert_eq!(how(&answers, key(6, Some(9))).await.0, "new", "it was given in whole");
-        drop((reader, stranger));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_leaves_with_the_last_byte_has_had_the_answer() {
-        for leaves_after_the_end in [true, false] {
-            let answers = answers();
-            let (log, mut first) = begin(&answers, key(1, Some(9))).await;
-            log.head(());
-            log.push(Bytes::from("data: a\n\n"));
-            assert!(first.chunk().await.unwrap().is_ok());
-            let first = leaves_after_the_end.then_some(first);
-            log.finish(Ok(()));
-            drop(first);
-            assert_eq!(how(&answers, key(2, Some(9))).await.0, "new");
-            assert_eq!(how(&answers, key(1, Some(9))).await.0, "over", "its own turn is its own");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_attempt_that_is_faster_than_the_end_of_the_last_one_waits_a_moment_for_it() {
-        let answers = answers();
-        let (_log, first) = begin(&answers, key(1, Some(9))).await;
-        let leaves = async {
-            tokio::time::sleep(NOTICE / 2).await;
-            drop(first);
-        };
-        let (second, ()) = tokio::join!(how(&answers, key(2, Some(9))), leaves);
-        assert_eq!(second.0, "running");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_failure_is_told_once_and_one_that_was_never_sent_not_at_all() {
-        let answers = answers();
-        let lost = || Fault::new(FaultKind::PageLost, "lost");
-        let (log, reader) = begin(&answers, key(1, None)).await;
-        drop(reader);
-        log.finish(Err(lost().maybe_sent()));
-        let (how_again, again) = how(&answers, key(1, None)).await;
-        assert_eq!((how_again, all(again).await), ("over", Err(FaultKind::PageLost)));
-        let (log, _reader) = begin(&answers, key(1, None)).await;
-        log.finish(Err(lost()));
-        assert_eq!(how(&answers, key(1, None)).await.0, "new");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_there_is_no_room_for_is_dropped_but_not_sent_again_unseen() {
-        let answers = answers();
-        let mut logs = Vec::new();
-        for n in 0..4 {
-            let (log, reader) = begin(&answers, key(n, None)).await;
-            log.head(());
-            log.push(Bytes::from(vec![b'x'; 600]));
-            log.finish(Ok(()));
-            answers.make_room();
-            assert!(answers.kept() <= 2000);
-            logs.push((log, reader));
-        }
-        let (how_first, first) = how(&answers, key(0, None)).await;
-        assert_eq!((how_first, all(first).await), ("over", Err(FaultKind::NotKept)));
-        assert_eq!(how(&answers, key(0, None)).await.0, "new", "somebody was told, and asks all the same");
-        assert_eq!(how(&answers, key(3, None)).await.0, "over");
-        logs.clear();
-        (0..4).for_each(|_| answers.lock().clear());
-        assert_eq!(answers.kept(), 0);
-    }
-}
+mod tests;

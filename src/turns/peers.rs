@@ -166,10 +166,11 @@ impl Peers {
         alone
     }
 
-    /// Tells the store who reads an answer here, as [`Peers::inner`]'s task does anyway, but now.
-    pub(super) async fn note(&self, lease: &Lease) {
-        let (inner, Some(note)) = (&self.inner, lease.note()) else { return };
-        let _ = inner.store.note(inner.who.clone(), vec![note], inner.terms).await;
+    /// Tells the store who reads an answer here, as is done every [`RENEW`] anyway, but now. Says whether the store
+    /// knows it, if it could be asked.
+    pub(super) async fn note(&self, lease: &Lease) -> Option<bool> {
+        let (inner, note) = (&self.inner, lease.note()?);
+        inner.store.note(inner.who.clone(), vec![note], inner.terms).await.ok()?.first().copied()
     }
 
     /// The next one who asks for this answer begins a new one.
@@ -249,7 +250,9 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.lease.give_up();
+        if self.lease.give_up() {
+            self.peers.inner.figures.leases_lost.inc();
+        }
         let What::Lock(name, fence) = &self.lease.what else { return };
         let (name, fence, beside) = (name.clone(), *fence, self.beside.take());
         let store = self.peers.inner.store.clone();

@@ -22,6 +22,10 @@ use crate::store::answers::{Addition, Piece, Presence};
 const GATHER: Duration = Duration::from_millis(50);
 /// So many bytes go without waiting for more.
 const ENOUGH: usize = 16 * 1024;
+/// Where each event is a whole message, so many bytes of one that is under way are enough for who reads it, and so
+/// many of one that is over: others would only be read to be passed over.
+const SNAPSHOTS: usize = 512 * 1024;
+const LAST_SNAPSHOTS: usize = 128 * 1024;
 /// An event that is longer goes in parts.
 const LONG: usize = 256 * 1024;
 /// How long until a store that has failed is tried again.
@@ -67,8 +71,13 @@ pub(super) async fn publish<H: Head>(peers: Peers, log: Arc<Log<H>>, lease: Arc<
     let mut over = std::pin::pin!(tokio::time::sleep(peers.inner.terms.keep));
     while !log.is_spent() {
         tokio::select! {
-            _ = reading.changed() => peers.note(&lease).await,
-            () = &mut over => return lease.give_up(),
+            _ = reading.changed() => {
+                peers.note(&lease).await;
+            }
+            () = &mut over => {
+                lease.give_up();
+                return;
+            }
         }
     }
     peers.forget(answer).await;
@@ -193,6 +202,10 @@ impl<H: Head> Copy<H> {
         self.cut();
         self.due = None;
         let inner = &peers.inner;
+        let mut terms = inner.terms;
+        if self.log.is_of_snapshots() {
+            terms.most = terms.most.min(if is_last { LAST_SNAPSHOTS } else { SNAPSHOTS });
+        }
         let pieces = std::mem::take(&mut self.ready);
         let added = pieces.len() as u64;
         loop {
@@ -204,7 +217,7 @@ impl<H: Head> Copy<H> {
                 is_last,
                 presence: self.log.presence(),
             };
-            match inner.store.append(addition, inner.terms).await {
+            match inner.store.append(addition, terms).await {
                 Ok(true) => {
                     self.next += added;
                     return true;

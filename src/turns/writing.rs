@@ -45,10 +45,9 @@ impl<H: Head> Writing<H> {
 
     /// The log alone, for who writes it to no end.
     #[cfg(test)]
-    pub(super) fn into_log(self) -> Arc<Log<H>> {
-        let log = self.log.clone();
-        std::mem::forget(self);
-        log
+    pub(super) fn into_log(mut self) -> Arc<Log<H>> {
+        let nothing = Arc::new(Log::new(super::Limits::default(), Arc::default()));
+        std::mem::replace(&mut self.log, nothing)
     }
 }
 

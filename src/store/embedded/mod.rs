@@ -22,8 +22,12 @@ pub struct Embedded {
 impl Embedded {
     /// Keeps at most `most` entries of memory in the file at `path`. Nothing is opened yet.
     pub fn new(path: PathBuf, most: u64) -> Embedded {
-        let (locks, answers, counts) = Default::default();
-        Embedded { file: memory::File::new(path, most), locks, answers, counts }
+        Embedded {
+            file: memory::File::new(path, most),
+            locks: Arc::default(),
+            answers: Arc::default(),
+            counts: Counts::default(),
+        }
     }
 
     /// The one that belongs to `profile`: its file is beside it, as the saved session is.

@@ -23,8 +23,12 @@ const COMMON: &str = "
     local t = redis.call('TIME')
     local now = t[1] * 1000 + math.floor(t[2] / 1000)
     local function attend(id, who, reads, given)
-      if reads == '1' then redis.call('ZADD', id .. ':readers', now, who)
-      else redis.call('ZREM', id .. ':readers', who) end
+      local readers = id .. ':readers'
+      if reads == '1' then
+        redis.call('ZADD', readers, now, who)
+        local ttl = redis.call('PTTL', id)
+        if ttl > 0 then redis.call('PEXPIRE', readers, ttl) end
+      else redis.call('ZREM', readers, who) end
       if given == '1' then redis.call('HSET', id, 'given', '1') end
     end
     local function touch(id, ttl)
@@ -59,7 +63,6 @@ static CLAIM: LazyLock<Script> = LazyLock::new(|| {
          local asked, notice = tonumber(ARGV[5]), tonumber(ARGV[6])
          local function join(id)
            attend(id, who, '1', '0')
-           redis.call('PEXPIRE', id .. ':readers', ttl)
            return {{'theirs', string.sub(id, #prefix + 1), now}}
          end
          local id = redis.call('GET', KEYS[1])
@@ -123,7 +126,8 @@ static APPEND: LazyLock<Script> = LazyLock::new(|| {
          redis.call('HSET', id, 'lease', now + lease, 'next', next, 'size', size)
          if ARGV[8] == '1' then redis.call('HSET', id, 'over', '1') end
          attend(id, ARGV[1], ARGV[5], ARGV[6])
-         touch(id, ARGV[3])
+         -- In between a note does it, every few seconds.
+         if h[2] == '1' or ARGV[8] == '1' then touch(id, ARGV[3]) end
          return 1",
     )
 });
@@ -156,7 +160,6 @@ static READ: LazyLock<Script> = LazyLock::new(|| {
         "local id = KEYS[1]
          if redis.call('EXISTS', id) == 0 then return false end
          attend(id, ARGV[1], ARGV[2], ARGV[3])
-         redis.call('PEXPIRE', id .. ':readers', math.max(redis.call('PTTL', id), 1))
          local alive = 0
          if held(id) then alive = 1 end
          return {alive, redis.call('XRANGE', id .. ':pieces', ARGV[4] .. '-0', '+', 'COUNT', ARGV[5])}",

@@ -1,11 +1,13 @@
 //! What instances share: the same behaviour of both stores, what is said of a Redis that will not do, what happens
 //! while it is gone, and two programs on one of them.
 
+mod answers;
 mod lines;
 mod lost;
 mod pair;
 mod parts;
 pub mod server;
+mod turns;
 
 use std::sync::Arc;
 
