@@ -2,6 +2,8 @@
 # make test   everything that must hold
 # make bench  measure it, against floors measured in the same run
 # make soak   ten minutes of random faults under load; nothing may be lost (ARGS="--minutes 2 --faults kill-browser")
+# make bench-scale   several instances and browsers, nginx and Redis: what each gives and costs, and the sizing
+# make soak-scale    three instances, one Redis and one nginx under load, each killed in turn (ARGS="--instances 2")
 # make test-docker   the image and the compose files on a Docker engine of its own (root; a quarter of an hour)
 # make fuzz   the parsers of foreign bytes, SECONDS=60 each
 #
@@ -9,7 +11,7 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-docker bench soak deps deps-test lint
+.PHONY: demo test test-docker bench bench-scale soak soak-scale deps deps-test deps-scale lint
 
 demo: deps
 	$(CARGO) run --release --locked --quiet -- demo $(ARGS)
@@ -25,6 +27,9 @@ lint:
 bench: deps
 	$(CARGO) bench --locked --bench stream -- $(ARGS)
 
+bench-scale: deps-scale
+	$(CARGO) bench --locked --bench scale -- $(ARGS)
+
 test-docker:
 	tests/docker/run.sh
 
@@ -32,8 +37,15 @@ test-docker:
 soak: deps
 	$(CARGO) test --release --locked --test soak -- --minutes 10 $(ARGS)
 
+# The last --instances counts too.
+soak-scale: deps-scale
+	$(CARGO) test --release --locked --test soak -- --instances 3 --minutes 5 $(ARGS)
+
 deps:
 	@scripts/deps.sh
+
+deps-scale:
+	@scripts/deps.sh nginx redis
 
 deps-test:
 	@scripts/deps.sh nginx redis systemd xvfb node python kustomize

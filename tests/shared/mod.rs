@@ -1,5 +1,5 @@
 //! What the benchmark, the soak and the tests have in common: reading `/proc`, middle values, SVG, where a run was
-//! made, and wires that can be cut.
+//! made, wires that can be cut, and a whole service of several instances.
 //!
 //! Not part of the crate: they include it by path. Knows none of them.
 
@@ -10,6 +10,7 @@ pub mod about;
 pub mod foreign;
 pub mod procfs;
 pub mod relay;
+pub mod service;
 pub mod stats;
 pub mod svg;
 pub mod wires;

@@ -53,6 +53,9 @@ pub fn judge(prompt: &str, expect: Expect, reading: &Reading) -> End {
 fn refused(expect: Expect, reading: &Reading) -> End {
     let json = serde_json::from_slice::<Value>(&reading.body).ok();
     let code = json.as_ref().and_then(|it| it.pointer("/error/code")?.as_str());
+    if let Some(status) = of_nginx(reading) {
+        return End::Failed(format!("nginx {status}"));
+    }
     match (code, expect) {
         (Some(code), _) => End::Failed(code.to_owned()),
         (None, _) if reading.status < 400 => End::Lost(format!("status {}", reading.status)),
@@ -61,6 +64,44 @@ fn refused(expect: Expect, reading: &Reading) -> End {
         }
         (None, _) => End::Failed(format!("site {}", reading.status)),
     }
+}
+
+/// The status of an answer that is nginx's own, whole, and the page of this project.
+fn of_nginx(reading: &Reading) -> Option<u16> {
+    let page: &[u8] = match reading.status {
+        502 => include_bytes!("../../nginx/pages/502.txt"),
+        504 => include_bytes!("../../nginx/pages/504.txt"),
+        _ => return None,
+    };
+    (reading.ended && reading.body == page).then_some(reading.status)
+}
+
+/// What the bot plugin's user reads instead of an answer, or after a part of one.
+pub const WARNING: &str = "⚠️ ";
+
+/// Judges what came as the answer to a turn of the bot plugin, which is told of faults in a message; `Ok` is an
+/// end as everywhere else, `Err` such a message.
+pub fn judge_plugin(prompt: &str, reading: &Reading) -> Result<End, String> {
+    let told = said(&reading.body).ok().and_then(|it| {
+        let (before, text) = it.split_once(WARNING)?;
+        answer_text(prompt).starts_with(before.trim_end()).then(|| text.to_owned())
+    });
+    let is_whole = reading.status == 200 && reading.ended && reading.body.ends_with(b"data: [DONE]\n\n");
+    match told {
+        Some(text) if is_whole => Err(text),
+        _ => Ok(judge(prompt, Expect::Whole, reading)),
+    }
+}
+
+/// The conversation of an answer in snapshots, and the message that the next turn follows.
+pub fn place(body: &[u8]) -> Option<(String, String)> {
+    let body = std::str::from_utf8(body).ok()?;
+    let parsed = |it: &str| serde_json::from_str::<Value>(it.strip_prefix("data: ")?).ok();
+    let mut events = body.lines().filter_map(parsed);
+    let text = |event: &Value, at: &str| event.pointer(at).and_then(Value::as_str).map(str::to_owned);
+    let is_assistant = |it: &Value| it.pointer("/message/author/role").is_some_and(|it| it == "assistant");
+    let last = events.rfind(is_assistant)?;
+    Some((text(&last, "/conversation_id")?, text(&last, "/message/id")?))
 }
 
 /// The text that the whole events of an answer hold, in either of the site's formats.

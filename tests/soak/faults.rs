@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use super::Fail;
 use super::answer::Expect;
+use super::harm::Harm;
 use super::load::Load;
 use super::proxy::{Home, Proxy};
 use super::shared::procfs::{self, Process};
@@ -119,10 +120,9 @@ impl Injected {
     }
 }
 
-impl Fault {
-    /// How long the proxy may take to notice, with much to spare. Shorter ones need not be noticed: the work goes
-    /// on beside them.
-    pub fn notice(self) -> Duration {
+impl Harm for Fault {
+    /// Shorter ones need not be noticed: the work goes on beside them.
+    fn notice(self) -> Duration {
         Duration::from_secs(match self {
             Fault::KillBrowser | Fault::KillCarrier | Fault::KillRenderers => 15,
             Fault::LinkClosed | Fault::LinkReset => 15,
@@ -139,8 +139,7 @@ impl Fault {
         })
     }
 
-    /// Why it is injected only when it is asked for by name: what nobody can survive yet.
-    pub fn why_not(self) -> Option<&'static str> {
+    fn why_not(self) -> Option<&'static str> {
         match self {
             Fault::SiteCut => Some(
                 "Chromium itself repeats a request, also a POST, whose connection is reset before the head of its \
@@ -149,18 +148,9 @@ impl Fault {
             _ => None,
         }
     }
+}
 
-    /// The name that it is asked for by.
-    pub fn name(self) -> String {
-        self.to_possible_value().map_or_else(String::new, |it| it.get_name().to_owned())
-    }
-
-    /// What it is, in words.
-    pub fn about(self) -> String {
-        let help = self.to_possible_value().and_then(|it| it.get_help().map(ToString::to_string));
-        help.unwrap_or_default()
-    }
-
+impl Fault {
     /// Does it.
     ///
     /// # Errors

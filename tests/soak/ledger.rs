@@ -4,6 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Between the id of an exchange and the number of an attempt.
+const BETWEEN: char = '.';
+
+/// The exchange that a message id is of.
+pub fn root(message: &str) -> &str {
+    message.split(BETWEEN).next().unwrap_or(message)
+}
+
 /// How an exchange ended, as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
@@ -17,6 +25,19 @@ pub enum End {
     Left,
     /// No end, an end that lies, wrong bytes: what must never happen.
     Lost(String),
+}
+
+impl End {
+    /// In a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            End::Completed => "completed",
+            End::Failed(_) => "failed",
+            End::Refused(_) => "refused",
+            End::Left => "left",
+            End::Lost(_) => "lost",
+        }
+    }
 }
 
 /// An exchange that has ended. Times count from the start of the soak.
@@ -43,6 +64,7 @@ struct Books {
     ended: Vec<Exchange>,
     /// Ends of those that failed, in order.
     failures: Vec<(Duration, String)>,
+    notes: BTreeMap<String, usize>,
 }
 
 /// The books. Clones are handles to the same ones.
@@ -93,6 +115,16 @@ impl Ledger {
         books.failures.get(at).cloned()
     }
 
+    /// Counts something that is worth telling.
+    pub fn note(&self, what: &str) {
+        *self.lock().notes.entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// What was worth telling, and how often.
+    pub fn notes(&self) -> BTreeMap<String, usize> {
+        self.lock().notes.clone()
+    }
+
     /// Those that have ended so far.
     pub fn ended(&self) -> Vec<Exchange> {
         self.lock().ended.clone()
@@ -116,6 +148,11 @@ pub struct Ticket {
 }
 
 impl Ticket {
+    /// The message id of one of several attempts at the same; the site's count is that of all of them together.
+    pub fn attempt(&self, number: u64) -> String {
+        format!("{}{BETWEEN}{number}", self.id)
+    }
+
     /// Its one end.
     pub fn end(mut self, end: End) {
         self.close(end);

@@ -13,13 +13,14 @@ use tokio::time::{sleep, timeout};
 
 use super::answer::{Expect, Reading, judge};
 use super::ledger::{End, Ledger, Ticket};
+use super::scale::{again, talk};
 use super::wire::{self, Wire};
 use super::{Fail, PATIENCE};
 
 const CONVERSATION: &str = "/backend-api/conversation";
 
 /// Kinds of clients, and how many of a hundred are of each.
-const MIX: [(Client, u32); 9] = [
+pub const MIX: [(Client, u32); 9] = [
     (Client::Fast, 30),
     (Client::Long, 18),
     (Client::Slow, 8),
@@ -31,17 +32,31 @@ const MIX: [(Client, u32); 9] = [
     (Client::Bulk, 6),
 ];
 
-#[derive(Clone, Copy, Debug)]
-enum Client {
+/// A kind of client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// A short answer.
     Fast,
+    /// A hundred events.
     Long,
+    /// Reads slowly.
     Slow,
+    /// Leaves before the head.
     LeavesEarly,
+    /// Leaves in mid-stream.
     LeavesInMidStream,
+    /// Sends what must be refused.
     Malformed,
+    /// Leaves in its own body.
     AbortsUpload,
+    /// Sends much.
     Uploads,
+    /// Reads much that is no stream of events.
     Bulk,
+    /// Asks the same turn again when it has no answer, as the bot plugin does.
+    AsksAgain,
+    /// Has two turns of one conversation at once.
+    Talks,
 }
 
 /// Requests that must be refused, whatever state the browser is in, and never reach the site.
@@ -59,7 +74,7 @@ const MALFORMED: [&str; 9] = [
 
 /// How a client behaves once it has asked.
 #[derive(Clone, Copy, Debug)]
-enum Manner {
+pub enum Manner {
     /// Reads to the end.
     Reads,
     /// Reads so much, then waits, and again.
@@ -70,19 +85,27 @@ enum Manner {
     LeavesAfterPieces(usize),
 }
 
-/// The load on one proxy. Clones share it.
+/// The load on one proxy, or on what stands in front of several. Clones share it.
 #[derive(Clone)]
 pub struct Load {
     addr: SocketAddr,
+    mix: &'static [(Client, u32)],
+    /// Whether it speaks HTTP/2 without TLS.
+    speaks_http2: bool,
     /// The books.
     pub ledger: Ledger,
     running: Arc<watch::Sender<bool>>,
 }
 
 impl Load {
-    /// No load yet.
-    pub fn new(addr: SocketAddr, ledger: Ledger) -> Load {
-        Load { addr, ledger, running: Arc::new(watch::channel(true).0) }
+    /// No load yet, on a proxy.
+    pub fn new(addr: SocketAddr, ledger: Ledger, mix: &'static [(Client, u32)]) -> Load {
+        Load { addr, mix, speaks_http2: true, ledger, running: Arc::new(watch::channel(true).0) }
+    }
+
+    /// The same through nginx.
+    pub fn through_nginx(addr: SocketAddr, ledger: Ledger, mix: &'static [(Client, u32)]) -> Load {
+        Load { speaks_http2: false, ..Load::new(addr, ledger, mix) }
     }
 
     /// The proxy that it is put on.
@@ -98,7 +121,7 @@ impl Load {
             let mut running = self.running.subscribe();
             seats.spawn(async move {
                 while running.wait_for(|it| *it).await.is_ok() {
-                    let client = pick(&mut rng);
+                    let client = pick(load.mix, &mut rng);
                     // In a task of its own: a panic is one lost exchange, and the seat goes on.
                     let (load, own) = (load.clone(), rng.fork());
                     let _ = tokio::spawn(async move { load.visit(client, own).await }).await;
@@ -151,7 +174,7 @@ impl Load {
     }
 
     async fn visit(&self, client: Client, mut rng: Rng) {
-        let wire = if rng.u8(0..4) == 0 { Wire::Http2 } else { Wire::Http1 };
+        let wire = if self.speaks_http2 && rng.u8(0..4) == 0 { Wire::Http2 } else { Wire::Http1 };
         let text = ["ascii", "cjk", "emoji", "mixed"][rng.usize(0..4)];
         let format = ["classic", "delta"][rng.usize(0..2)];
         let (name, wire, prompt, manner) = match client {
@@ -188,6 +211,8 @@ impl Load {
             Client::Malformed => return self.malformed(MALFORMED[rng.usize(0..MALFORMED.len())]).await,
             Client::AbortsUpload => return self.aborted_upload(&mut rng).await,
             Client::Bulk => return self.bulk(wire, rng.usize(0..400_000)).await,
+            Client::AsksAgain => return again::ask(self, rng).await,
+            Client::Talks => return talk::converse(self, rng).await,
         };
         self.converse(self.ledger.begin(name), wire, &prompt, Expect::Whole, manner).await;
     }
@@ -201,7 +226,7 @@ impl Load {
         expect: Expect,
         manner: Manner,
     ) -> bool {
-        let body = turn(&ticket.id, prompt);
+        let body = turn(&ticket.id, prompt, None, NEW);
         let reading = self.read(wire, CONVERSATION, Some(body), manner);
         let end = match timeout(PATIENCE, reading).await {
             Err(_) => End::Lost(format!("no end within {} s", PATIENCE.as_secs())),
@@ -222,7 +247,28 @@ impl Load {
         body: Option<Vec<u8>>,
         manner: Manner,
     ) -> Result<Option<Reading>, Fail> {
-        let asked = wire::send(self.addr, wire, path, body);
+        self.read_as(None, wire, path, body, manner).await
+    }
+
+    /// One turn asked for and read by `library`, by HTTP/1.1.
+    pub async fn turn_as(
+        &self,
+        library: Option<&str>,
+        body: Vec<u8>,
+        manner: Manner,
+    ) -> Result<Option<Reading>, Fail> {
+        self.read_as(library, Wire::Http1, CONVERSATION, Some(body), manner).await
+    }
+
+    async fn read_as(
+        &self,
+        library: Option<&str>,
+        wire: Wire,
+        path: &str,
+        body: Option<Vec<u8>>,
+        manner: Manner,
+    ) -> Result<Option<Reading>, Fail> {
+        let asked = wire::send_as(self.addr, wire, path, body, library);
         let mut answer = match manner {
             Manner::LeavesAfter(time) => match timeout(time, asked).await {
                 Ok(answer) => answer?,
@@ -258,6 +304,10 @@ impl Load {
         let end = match timeout(PATIENCE, wire::raw(self.addr, request.as_bytes())).await {
             Ok(Ok(Some(status @ 400..=499))) => End::Refused(status.to_string()),
             Ok(Ok(None)) => End::Refused("closed".into()),
+            // What nginx passes on, it passes on to somebody, or says that there is nobody.
+            Ok(Ok(Some(status @ (502 | 504)))) if !self.speaks_http2 => {
+                End::Failed(format!("nginx {status}"))
+            }
             Ok(Ok(Some(status))) => End::Lost(format!("status {status} for {request:?}")),
             Ok(Err(error)) => no_head(&error),
             Err(_) => End::Lost(format!("no refusal of {request:?}")),
@@ -269,7 +319,7 @@ impl Load {
     async fn aborted_upload(&self, rng: &mut Rng) {
         let mut ticket = self.ledger.begin("aborts its upload");
         ticket.most_posts = 0;
-        let body = turn(&ticket.id, &"hello ".repeat(rng.usize(10..50_000)));
+        let body = turn(&ticket.id, &"hello ".repeat(rng.usize(10..50_000)), None, NEW);
         let mut request = format!(
             "POST {CONVERSATION} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              content-length: {}\r\n\r\n",
@@ -303,25 +353,28 @@ impl Load {
     }
 }
 
-fn pick(rng: &mut Rng) -> Client {
-    let mut ticket = rng.u32(0..MIX.iter().map(|(_, share)| share).sum());
-    for (client, share) in MIX {
-        match ticket.checked_sub(share) {
+fn pick(mix: &[(Client, u32)], rng: &mut Rng) -> Client {
+    let mut ticket = rng.u32(0..mix.iter().map(|(_, share)| share).sum());
+    for (client, share) in mix {
+        match ticket.checked_sub(*share) {
             Some(rest) => ticket = rest,
-            None => return client,
+            None => return *client,
         }
     }
     Client::Fast
 }
 
-/// The proxy lives all the while: whoever gets no answer from it is lost.
-fn no_head(error: &Fail) -> End {
+/// The proxy, or nginx, lives all the while: whoever gets no answer from it is lost.
+pub fn no_head(error: &Fail) -> End {
     End::Lost(format!("no answer: {error}"))
 }
 
-/// The body of one turn.
-fn turn(id: &str, prompt: &str) -> Vec<u8> {
-    let body = json!({
+/// What the first turn of a conversation follows.
+pub const NEW: &str = "00000000-0000-4000-8000-000000000000";
+
+/// The body of one turn, which begins a conversation or goes on with one.
+pub fn turn(id: &str, prompt: &str, conversation: Option<&str>, parent: &str) -> Vec<u8> {
+    let mut body = json!({
         "action": "next",
         "messages": [{
             "id": id,
@@ -329,7 +382,10 @@ fn turn(id: &str, prompt: &str) -> Vec<u8> {
             "content": {"content_type": "text", "parts": [prompt]},
         }],
         "model": "auto",
-        "parent_message_id": "00000000-0000-4000-8000-000000000000",
+        "parent_message_id": parent,
     });
+    if let Some(conversation) = conversation {
+        body["conversation_id"] = conversation.into();
+    }
     body.to_string().into_bytes()
 }

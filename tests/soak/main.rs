@@ -8,47 +8,43 @@
 //!
 //! | file | what for |
 //! |---|---|
+//! | `single`, `faults` | one instance, and what happens to it |
+//! | `scale` | several instances behind nginx (`--instances`), and what happens to them |
 //! | `load`, `answer` | clients of every kind, and what an answer must be |
 //! | `wire` | one exchange on one connection |
 //! | `ledger` | the books: each exchange from its beginning to its one end |
-//! | `faults` | what is injected |
+//! | `harm`, `window` | what each fault says of itself, and what becomes of one |
 //! | `observe` | when a fault is noticed, and when it is over |
 //! | `proxy` | the program under test |
 //! | `watch` | memory, descriptors and mappings over time |
 //! | `report`, `plot` | the table, `docs/soak.md` and `docs/soak.svg` |
-//! | `shared` | what others need too: `/proc`, middle values, SVG, the wires that can be cut |
+//! | `shared` | what others need too: `/proc`, middle values, SVG, the wires that can be cut, a whole service |
 
 mod answer;
 mod faults;
+mod harm;
 mod ledger;
 mod load;
 mod observe;
 mod plot;
 mod proxy;
 mod report;
+mod scale;
 #[path = "../shared/mod.rs"]
 mod shared;
+mod single;
 mod watch;
+mod window;
 mod wire;
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
-use fastrand::Rng;
-use tabproxy::practice::{Practice, PracticeArgs};
+use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use faults::{Fault, Scene};
-use ledger::Ledger;
-use load::Load;
-use observe::{Seen, observe};
-use proxy::{Home, Proxy, Tail};
-use report::{Run, Window};
-use watch::Watch;
+use faults::Fault;
+use scale::Blow;
 
 /// Why the soak cannot go on.
 type Fail = Box<dyn std::error::Error + Send + Sync>;
@@ -61,13 +57,17 @@ const RECOVERY: Duration = Duration::from_secs(90);
 const CLIENTS: u64 = 20;
 /// Load without a fault, before the first one.
 const WARM_UP: Duration = Duration::from_secs(5);
-/// From one look at memory to the next.
-const WATCH: Duration = Duration::from_secs(1);
 
 /// Injects random faults into a proxy under load, and counts what is lost
 #[derive(Debug, Parser)]
-#[command(name = "soak")]
+#[command(name = "soak", after_help = listed())]
 struct Options {
+    /// So many instances behind an nginx, which share a Redis; otherwise one alone
+    #[arg(long, overrides_with = "instances", value_name = "N")]
+    instances: Option<usize>,
+    /// Instances that share nothing
+    #[arg(long, requires = "instances")]
+    no_redis: bool,
     /// For how long faults are injected
     #[arg(long, default_value_t = 1.0, overrides_with = "minutes", value_name = "N")]
     minutes: f64,
@@ -75,15 +75,15 @@ struct Options {
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
     /// Only these, separated by commas
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
-    faults: Vec<Fault>,
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    faults: Vec<String>,
     /// All but these
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAMES")]
-    without: Vec<Fault>,
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    without: Vec<String>,
     /// Clients at once
     #[arg(long, default_value_t = CLIENTS, value_name = "N")]
     clients: u64,
-    /// Write docs/soak.md and docs/soak.svg
+    /// Write docs/soak.md and docs/soak.svg, or docs/soak-scale.md
     #[arg(long)]
     write: bool,
     /// Be one of the processes that keep a core busy, for so many seconds
@@ -97,10 +97,16 @@ struct Options {
 impl Options {
     /// The command that makes the same choices again.
     fn command(&self, seed: u64) -> String {
-        let mut command = format!("make soak ARGS=\"--minutes {} --seed {seed}", self.minutes);
-        for (option, faults) in [("faults", &self.faults), ("without", &self.without)] {
-            if !faults.is_empty() {
-                let names: Vec<_> = faults.iter().map(|it| it.name()).collect();
+        let target = if self.instances.is_some() { "soak-scale" } else { "soak" };
+        let mut command = format!("make {target} ARGS=\"--minutes {} --seed {seed}", self.minutes);
+        if let Some(instances) = self.instances.filter(|it| *it != scale::INSTANCES) {
+            command += &format!(" --instances {instances}");
+        }
+        if self.no_redis {
+            command += " --no-redis";
+        }
+        for (option, names) in [("faults", &self.faults), ("without", &self.without)] {
+            if !names.is_empty() {
                 command += &format!(" --{option} {}", names.join(","));
             }
         }
@@ -144,6 +150,11 @@ impl Harness {
     }
 }
 
+/// The faults of both modes.
+fn listed() -> String {
+    format!("Faults:\n{}\nWith --instances:\n{}", harm::listed::<Fault>(), harm::listed::<Blow>())
+}
+
 fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(seconds) = options.burn {
@@ -167,115 +178,15 @@ fn main() -> ExitCode {
 /// One run, unless we are told to end: then what it has started ends with it.
 async fn interruptible(options: &Options) -> Result<bool, Fail> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let run = async {
+        match options.instances {
+            Some(instances) => scale::soak(options, instances).await,
+            None => single::soak(options).await,
+        }
+    };
     tokio::select! {
-        held = soak(options) => held,
+        held = run => held,
         _ = term.recv() => Err("it was ended".into()),
         _ = int.recv() => Err("it was ended".into()),
     }
-}
-
-/// One run; whether all held.
-async fn soak(options: &Options) -> Result<bool, Fail> {
-    let seed = options.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000_000));
-    let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("soak-proxy.log");
-    println!("soak: {} minutes, --seed {seed}, the proxy's log is {}", options.minutes, log.display());
-    for (fault, why) in Fault::value_variants().iter().filter_map(|it| Some((it, it.why_not()?))) {
-        println!("soak: {} only when it is named: {why}", fault.name());
-    }
-    let mut run = Run::new(Ledger::new(seed));
-
-    let site = Arc::new(Practice::start(PracticeArgs::default()).await?);
-    let home = Home::new(&site, log).await?;
-    let mut proxy = Proxy::start(&home, None).await?;
-    let version = report::browser_version(proxy.addr).await;
-    let pid = Arc::new(Mutex::new(proxy.pid));
-    let watch = Watch::start(pid.clone(), Instant::now(), WATCH);
-    let load = Load::new(proxy.addr, run.ledger.clone());
-    let clients = load.start(options.clients, seed);
-    tokio::time::sleep(WARM_UP).await;
-
-    let end = Instant::now() + Duration::from_secs_f64(options.minutes * 60.0);
-    let mut rng = Rng::with_seed(seed);
-    let mut bag = Vec::new();
-    while Instant::now() < end {
-        if bag.is_empty() {
-            bag = chosen(options);
-            rng.shuffle(&mut bag);
-        }
-        let Some(fault) = bag.pop() else { break };
-        let scene = Scene { site: &site, home: &home, proxy: &proxy, load: &load };
-        let Some(window) = inject(fault, &scene, &mut rng).await? else { continue };
-        println!("{}", window.line());
-        let recovered = window.seen.recovered.is_some();
-        run.windows.push(window);
-        if !recovered && Instant::now() < end {
-            // The rest of the soak is to tell of other faults: begin anew with another proxy.
-            let at = load.ledger.now().as_secs_f64();
-            println!("{at:6.1} s  giving this proxy up");
-            load.pause(true);
-            run.left_open(load.drained().await);
-            let addr = proxy.addr;
-            proxy.stop().await?;
-            proxy = Proxy::start(&home, Some(addr)).await?;
-            *pid.lock().unwrap_or_else(PoisonError::into_inner) = proxy.pid;
-            load.pause(false);
-        }
-        tokio::time::sleep(Duration::from_millis(rng.u64(1000..4000))).await;
-    }
-
-    load.pause(true);
-    run.left_open(load.drained().await);
-    drop(clients);
-    run.samples = watch.end();
-    run.broken.extend(report::left_behind(proxy.addr, &site).await);
-    let browser = proxy.browser();
-    match proxy.stop().await? {
-        Some(status) if status.success() => {}
-        Some(status) => run.broken.push(format!("the proxy ended with {status}")),
-        None => run.broken.push("the proxy did not stop".into()),
-    }
-    if browser.is_some_and(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(false)) {
-        run.broken.push("a browser was left behind".into());
-    }
-    run.close(&site.counters().posts_by_message_id);
-
-    println!("\n{}\n{}\n{}", report::faults(&run), report::clients(&run), report::needs(&run.samples));
-    run.broken.iter().for_each(|what| println!("BROKEN: {what}"));
-    if options.write {
-        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-        fs::write(docs.join("soak.md"), report::document(&run, &version, &options.command(seed)))?;
-        fs::write(docs.join("soak.svg"), plot::image(&run))?;
-        println!("Written: docs/soak.md, docs/soak.svg");
-    }
-    println!("soak: {} (--seed {seed})", if run.broken.is_empty() { "all held" } else { "BROKEN" });
-    Ok(run.broken.is_empty())
-}
-
-/// What is asked for; otherwise all that can be survived.
-fn chosen(options: &Options) -> Vec<Fault> {
-    let wanted: Vec<Fault> = match options.faults.as_slice() {
-        [] => Fault::value_variants().iter().copied().filter(|it| it.why_not().is_none()).collect(),
-        named => named.to_vec(),
-    };
-    wanted.into_iter().filter(|it| !options.without.contains(it)).collect()
-}
-
-/// Injects one fault and stays until it is over; `None` when it cannot be done here.
-async fn inject(fault: Fault, scene: &Scene<'_>, rng: &mut Rng) -> Result<Option<Window>, Fail> {
-    let before = report::repairs(scene.proxy.addr).await;
-    let mut tail = Tail::new(scene.home.log())?;
-    let done = match fault.inject(scene, rng).await {
-        Ok(done) => done,
-        Err(error) => {
-            println!("          {}: not injected: {error}", fault.name());
-            return Ok(None);
-        }
-    };
-    let (injected, in_flight, what) = (done.at, done.in_flight, done.what.clone());
-    let seen: Seen = observe(scene.load, &mut tail, injected, fault.notice(), RECOVERY).await;
-    let woken = done.over().await;
-    let over = scene.load.ledger.now();
-    let after = report::repairs(scene.proxy.addr).await;
-    let repairs = after.zip(before).map(|(after, before)| (after.0 - before.0, after.1 - before.1));
-    Ok(Some(Window { fault, what, injected, over, in_flight, seen, woken, repairs }))
 }

@@ -26,7 +26,7 @@ const PANELS: [(&str, &str, Value); 6] = [
 ];
 
 /// The whole image.
-pub fn image(run: &Run) -> String {
+pub fn image<F>(run: &Run<F>) -> String {
     let mut out = String::new();
     let seconds = run.samples.last().map_or(1.0, |it| it.at);
     let x = |at: f64| LEFT + (at / seconds).min(1.0) * (RIGHT - LEFT);
@@ -44,13 +44,13 @@ pub fn image(run: &Run) -> String {
 }
 
 /// Draws one panel from zero to its highest value; returns where the next may begin.
-fn panel(
+fn panel<F>(
     out: &mut String,
     title: &str,
     colour: &str,
     points: &[(f64, f64)],
     x: &impl Fn(f64) -> f64,
-    run: &Run,
+    run: &Run<F>,
     top: f64,
 ) -> f64 {
     let all: Vec<_> = points.iter().map(|it| it.1).collect();

@@ -10,77 +10,20 @@ use tabproxy::practice::Practice;
 
 use super::PATIENCE;
 use super::faults::Fault;
-use super::ledger::{End, Exchange, Ledger};
-use super::observe::Seen;
+use super::harm::Harm;
+use super::ledger::{End, Exchange, Ledger, root};
 use super::shared::about::facts;
 use super::shared::stats::{median, number, percentile};
 use super::watch::Sample;
+use super::window::{Mended, Window};
 use super::wire;
 
-/// Lines of the log that are shown for a fault that was not recovered from.
-const LOG_LINES: usize = 12;
-
-/// From one injection until the fault is over.
-pub struct Window {
-    /// What was injected.
-    pub fault: Fault,
-    /// Into what.
-    pub what: String,
-    /// When, since the start of the soak.
-    pub injected: Duration,
-    /// When it was over.
-    pub over: Duration,
-    /// Exchanges under way at that moment.
-    pub in_flight: usize,
-    /// What was observed.
-    pub seen: Seen,
-    /// Stopped processes that were there to be woken again.
-    pub woken: usize,
-    /// Browsers started and carriers opened meanwhile, if the proxy said so.
-    pub repairs: Option<(i64, i64)>,
-}
-
-impl Window {
-    /// One line about it.
-    pub fn line(&self) -> String {
-        let mut line = format!(
-            "{:6.1} s  {:<17} {:3} in flight",
-            self.injected.as_secs_f64(),
-            self.fault.name(),
-            self.in_flight
-        );
-        // Writing to a string cannot fail.
-        let _ = match &self.seen.detected {
-            Some((after, by)) => write!(line, ", noticed after {:.2} s ({by})", after.as_secs_f64()),
-            None => write!(line, ", nobody had to notice"),
-        };
-        let _ = match self.seen.recovered {
-            Some(after) => write!(line, ", recovered after {:.2} s", after.as_secs_f64()),
-            None => write!(line, ", NOT RECOVERED"),
-        };
-        if let Some((browsers, carriers)) = self.repairs.filter(|it| *it != (0, 0)) {
-            let _ = write!(line, "; {browsers} browsers, {carriers} carriers started");
-        }
-        if !self.what.is_empty() {
-            let _ = write!(line, "; {}", self.what);
-        }
-        if self.woken > 0 {
-            let _ = write!(line, "; {} stopped processes were left", self.woken);
-        }
-        if self.seen.recovered.is_none() {
-            let from = self.seen.log.len().saturating_sub(LOG_LINES);
-            self.seen.log[from..].iter().for_each(|it| line += &format!("\n          {it}"));
-        }
-        line
-    }
-}
-
 /// All that was seen in one run.
-pub struct Run {
+pub struct Run<F> {
     /// The books.
     pub ledger: Ledger,
     /// The faults, in order.
-    pub windows: Vec<Window>,
+    pub windows: Vec<Window<F>>,
     /// Memory and the like.
     pub samples: Vec<Sample>,
     /// What did not hold, in words.
@@ -116,9 +59,9 @@ impl Ends {
     }
 }
 
-impl Run {
+impl<F: Harm> Run<F> {
     /// Nothing seen yet.
-    pub fn new(ledger: Ledger) -> Run {
+    pub fn new(ledger: Ledger) -> Run<F> {
         Run { ledger, windows: Vec::new(), samples: Vec::new(), broken: Vec::new(), twice: BTreeSet::new() }
     }
 
@@ -129,6 +72,10 @@ impl Run {
 
     /// Judges the books, with what the site has counted.
     pub fn close(&mut self, posts: &BTreeMap<String, u64>) {
+        let mut counted: BTreeMap<&str, u64> = BTreeMap::new();
+        for (message, times) in posts {
+            *counted.entry(root(message)).or_default() += times;
+        }
         let mut known = BTreeSet::new();
         let mut broken = Vec::new();
         for it in self.ledger.ended() {
@@ -137,14 +84,14 @@ impl Run {
             if let End::Lost(why) = &it.end {
                 broken.push(format!("lost: {who}: {why}"));
             }
-            let times = posts.get(&it.id).copied().unwrap_or(0);
+            let times = counted.get(it.id.as_str()).copied().unwrap_or(0);
             if times > it.most_posts {
                 broken.push(format!("sent {times} times instead of {}: {who}", it.most_posts));
                 self.twice.insert(it.id.clone());
             }
             known.insert(it.id);
         }
-        for id in posts.keys().filter(|id| !known.contains(*id)) {
+        for id in counted.keys().filter(|id| !known.contains(**id)) {
             broken.push(format!("the site saw {id}, which nobody sent"));
         }
         let unrecovered = self.windows.iter().filter(|it| it.seen.recovered.is_none());
@@ -155,7 +102,7 @@ impl Run {
     }
 
     /// The window that an exchange belongs to: the last one that it has seen.
-    fn fault_of(&self, exchange: &Exchange) -> Option<Fault> {
+    fn fault_of(&self, exchange: &Exchange) -> Option<F> {
         let seen_by =
             self.windows.iter().rfind(|it| exchange.began <= it.over && exchange.ended >= it.injected);
         seen_by.map(|it| it.fault)
@@ -163,16 +110,18 @@ impl Run {
 }
 
 /// One row for each fault, and one for the time between them.
-pub fn faults(run: &Run) -> String {
-    let mut rows: BTreeMap<Option<Fault>, Ends> = BTreeMap::new();
+pub fn faults<F: Harm>(run: &Run<F>) -> String {
+    let mut rows: BTreeMap<Option<F>, Ends> = BTreeMap::new();
     let mut all = Ends::default();
     for it in run.ledger.ended() {
         let twice = run.twice.contains(&it.id);
         rows.entry(run.fault_of(&it)).or_default().add(&it.end, twice);
         all.add(&it.end, twice);
     }
-    let mut out = String::from(
-        "| fault | injected | noticed, s | recovered, s | in flight | browsers, carriers started | completed \
+    let is_back = run.windows.iter().any(|it| matches!(it.mended, Some(Mended::Back(_))));
+    let mended = if is_back { "back, s" } else { "browsers, carriers started" };
+    let mut out = format!(
+        "| fault | injected | noticed, s | recovered, s | in flight | {mended} | completed \
          | failed, explicit | left | refused | lost | sent twice |\n\
          |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
@@ -189,7 +138,24 @@ pub fn faults(run: &Run) -> String {
     out
 }
 
-fn times(run: &Run, fault: Fault) -> String {
+/// Which errors there were, by fault.
+pub fn codes<F: Harm>(run: &Run<F>) -> String {
+    let mut rows: BTreeMap<Option<F>, BTreeMap<String, usize>> = BTreeMap::new();
+    for it in run.ledger.ended() {
+        if let End::Failed(code) = &it.end {
+            *rows.entry(run.fault_of(&it)).or_default().entry(code.clone()).or_default() += 1;
+        }
+    }
+    let mut out = String::new();
+    for (fault, codes) in rows {
+        let codes = codes.iter().map(|(code, times)| format!("{code} {times}")).collect::<Vec<_>>();
+        let name = fault.map_or_else(|| "none".into(), F::about);
+        let _ = writeln!(out, "- {name}: {}", codes.join(", "));
+    }
+    out
+}
+
+fn times<F: Harm>(run: &Run<F>, fault: F) -> String {
     let windows: Vec<_> = run.windows.iter().filter(|it| it.fault == fault).collect();
     let seconds = |time: Duration| time.as_secs_f64();
     let noticed: Vec<_> =
@@ -197,10 +163,16 @@ fn times(run: &Run, fault: Fault) -> String {
     let recovered: Vec<_> = windows.iter().filter_map(|it| it.seen.recovered).map(seconds).collect();
     let never = if recovered.len() < windows.len() { " **never**" } else { "" };
     let in_flight: Vec<_> = windows.iter().map(|it| it.in_flight as f64).collect();
-    let repairs = windows.iter().filter_map(|it| it.repairs);
-    let (browsers, carriers) = repairs.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+    let (mut parts, mut back) = ((0, 0), Vec::new());
+    for it in windows.iter().filter_map(|it| it.mended) {
+        match it {
+            Mended::Parts(browsers, carriers) => parts = (parts.0 + browsers, parts.1 + carriers),
+            Mended::Back(after) => back.push(seconds(after)),
+        }
+    }
+    let mended = if back.is_empty() { format!("{}, {}", parts.0, parts.1) } else { middle_and_worst(&back) };
     format!(
-        "| {} | {} | {}{never} | {} | {browsers}, {carriers} |",
+        "| {} | {} | {}{never} | {} | {mended} |",
         windows.len(),
         middle_and_worst(&noticed),
         middle_and_worst(&recovered),
@@ -230,7 +202,7 @@ fn counts(ends: &Ends) -> String {
 }
 
 /// One row for each kind of client.
-pub fn clients(run: &Run) -> String {
+pub fn clients<F: Harm>(run: &Run<F>) -> String {
     let mut rows: BTreeMap<&str, Ends> = BTreeMap::new();
     for it in run.ledger.ended() {
         rows.entry(it.client).or_default().add(&it.end, run.twice.contains(&it.id));
@@ -273,7 +245,7 @@ const NEEDS: [Need; 7] = [
 ];
 
 /// The whole document.
-pub fn document(run: &Run, browser: &str, command: &str) -> String {
+pub fn document(run: &Run<Fault>, browser: &str, command: &str) -> String {
     let mut out = format!("# Soak\n\nWritten by `{command}`; do not edit.\n\n");
     out.push_str(&facts(browser, &format!("`{command}`")));
     if cfg!(debug_assertions) {

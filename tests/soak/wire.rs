@@ -54,6 +54,17 @@ impl Answer {
 
 /// Sends a request (`GET` without a body, `POST` of JSON with one) and waits for the head of its answer.
 pub async fn send(addr: SocketAddr, wire: Wire, path: &str, body: Option<Vec<u8>>) -> Result<Answer, Fail> {
+    send_as(addr, wire, path, body, None).await
+}
+
+/// The same as a client that says who it is in the header `library`.
+pub async fn send_as(
+    addr: SocketAddr,
+    wire: Wire,
+    path: &str,
+    body: Option<Vec<u8>>,
+    library: Option<&str>,
+) -> Result<Answer, Fail> {
     let socket = TcpSocket::new_v4()?;
     if wire == Wire::Narrow {
         socket.set_recv_buffer_size(8 * 1024)?;
@@ -66,6 +77,9 @@ pub async fn send(addr: SocketAddr, wire: Wire, path: &str, body: Option<Vec<u8>
     let mut request = Request::builder().method(method).header("accept", accept);
     if body.is_some() {
         request = request.header("content-type", "application/json");
+    }
+    if let Some(library) = library {
+        request = request.header("library", library);
     }
     request = match wire {
         Wire::Http2 => request.uri(format!("http://{addr}{path}")),
