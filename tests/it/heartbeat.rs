@@ -132,7 +132,8 @@ async fn what_goes_wrong_after_the_first_ping_is_an_error_event_and_a_cut() {
     assert!(is_cut && !lost.contains("[DONE]"));
     assert_eq!((&error["code"], &error["status"]), (&"page_lost".into(), &502.into()));
     assert_eq!(error["maybe_sent"], true);
-    rig.wait_ready().await;
+    // The next one: of the one that is gone, the status may not have heard yet.
+    eventually(|| rig.server.browser().status(), |it| it.browsers == 2 && it.is_ready()).await;
 
     // The site's answer is not one that could follow the head that was given.
     let asked = rig.client.get(rig.url("/backend-api/practice/slow-head?ms=1500"));

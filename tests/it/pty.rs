@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-/// A terminal. What runs in it is hung up when this is dropped, and waited for.
+/// A terminal. What runs in it is killed when this is dropped, and waited for.
 pub struct Pty {
     keys: Option<File>,
     seen: Arc<Mutex<Seen>>,
@@ -100,8 +100,8 @@ fn size(terminal: &impl std::os::fd::AsFd, rows: u16, columns: u16) {
 impl Drop for Pty {
     fn drop(&mut self) {
         let leader = rustix::process::Pid::from_raw(self.shell.id().cast_signed()).unwrap();
-        // The shell leads a session, and so a group, of its own.
-        let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::HUP);
+        // The shell leads a session, and so a group, of its own. Not by a hang-up, which under `nohup` is ignored.
+        let _ = rustix::process::kill_process_group(leader, rustix::process::Signal::KILL);
         self.keys = None;
         let _ = self.shell.wait();
     }
