@@ -32,13 +32,15 @@ pub(super) async fn mirror<H: Head>(turns: Turns<H>, peers: Peers, log: Arc<Log<
     if let Some(end) = end {
         log.finish(end);
         let mut reading = log.reading();
-        while !turns.forget_unread(&log) {
-            if reading.changed().await.is_err() {
+        loop {
+            // There first: in between, who asks again must find here that it has been told.
+            let is_unread = *reading.borrow_and_update() == 0;
+            if is_unread && lease.is_for_all() && log.is_spent() {
+                peers.forget(*answer).await;
+            }
+            if is_unread && turns.forget_unread(&log) || reading.changed().await.is_err() {
                 break;
             }
-        }
-        if lease.is_for_all() && log.is_spent() {
-            peers.forget(*answer).await;
         }
     }
     peers.note(&lease).await;

@@ -165,7 +165,9 @@ async fn one_that_is_given_up_before_it_was_sent_is_begun_anew_by_whoever_asks_n
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_the_store_has_forgotten_is_still_found_where_it_is_made() {
-    let (store, a, _b) = two();
+    let (store, a, b) = two();
+    // Where numbers begin anew, its own is to be none of the first.
+    let _other = b.begin(key(7, None)).await;
     let (mut writing, first) = a.begin(key(1, Some(9))).await;
     let log = writing.begin();
     drop(first);
