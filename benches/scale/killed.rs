@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::load::{CONVERSATION, Fail};
 use super::setups;
-use super::shared::service::{PATIENCE, Service, instance::knows};
+use super::shared::service::{PATIENCE, Service};
 use super::streams::http;
 
 const INSTANCES: usize = 3;
@@ -54,7 +54,7 @@ impl Killed {
 
 /// Kills one instance of three, `runs` times.
 pub async fn measure(site: &Practice, log: &Path, runs: usize) -> Result<Vec<Killed>, Fail> {
-    let service = setups::start(site, log, INSTANCES, 1, knows("TABPROXY_REDIS")).await?;
+    let service = setups::start(site, log, INSTANCES, 1, true).await?;
     let mut killed = Vec::new();
     for run in 0..runs {
         killed.push(once(&service, site, run).await?);

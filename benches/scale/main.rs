@@ -101,10 +101,6 @@ async fn bench(options: &Options) -> Result<(), Fail> {
         streams::direct(&direct, size, &mut samples).await?;
     }
     for setup in Setup::ALL {
-        if setup.browsers > 1 && !shared::service::instance::knows("TABPROXY_BROWSERS") {
-            eprintln!("{setup}: this program runs one browser only");
-            continue;
-        }
         eprintln!("{setup}: {runs} runs");
         streams::measure(setup, practice, &log, size, runs, &mut samples).await?;
     }

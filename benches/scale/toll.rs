@@ -14,7 +14,7 @@ use super::load::{CONVERSATION, Fail, SMALL, ms};
 use super::samples::{COMMANDS, LATENCY_P50, LATENCY_P99, REDIS_MS, REQUESTS, Samples};
 use super::setups;
 use super::shared::procfs::cpu_of;
-use super::shared::service::{Service, instance::knows};
+use super::shared::service::Service;
 use super::shared::stats::percentile;
 use super::streams::{Size, http};
 
@@ -71,7 +71,6 @@ pub async fn measure(
     runs: usize,
     samples: &mut Samples,
 ) -> Result<(), Fail> {
-    let redis = redis && knows("TABPROXY_REDIS");
     let service = setups::start(site, log, INSTANCES, 1, redis).await?;
     let asker = Asker::new(&service)?;
     let times = if size.tenth { TIMES / 10 } else { TIMES };

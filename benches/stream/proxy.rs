@@ -2,19 +2,20 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tabproxy::practice::Practice;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::client::Client;
 use super::load::Fail;
 use super::operator::{Operator, PASSWORD};
 use super::shared::foreign::Foreign;
 use super::shared::procfs::processes;
+use super::shared::program;
 
 /// The longest that a start may take.
 const START: Duration = Duration::from_secs(60);
@@ -75,11 +76,7 @@ impl Proxy {
         // TLS is never spoken here, but the builder wants to know how it would be.
         let http = http.tls_backend_preconfigured(no_tls()?).build()?;
         let log = File::create(home.file("proxy.log"))?;
-        let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_tabproxy")));
-        command.arg("serve").kill_on_drop(true).stdout(log.try_clone()?).stderr(log);
-        for (name, _) in std::env::vars().filter(|(name, _)| is_ours(name)) {
-            command.env_remove(name);
-        }
+        let mut command = program::serve(log)?;
         command
             .env("TABPROXY_LISTEN", addr.to_string())
             .env("TABPROXY_ORIGIN", &home.origin)
@@ -150,11 +147,6 @@ impl Proxy {
         }
         Ok(())
     }
-}
-
-/// Whether a variable of our own environment would change how the proxy runs.
-fn is_ours(name: &str) -> bool {
-    name.starts_with("TABPROXY_") || name.to_ascii_lowercase().ends_with("_proxy")
 }
 
 fn no_tls() -> Result<rustls::ClientConfig, Fail> {

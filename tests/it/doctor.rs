@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
 use serde_json::Value;
 use tabproxy::practice::{Practice, PracticeArgs};
 use tempfile::TempDir;
@@ -258,22 +260,28 @@ async fn beside_a_tabproxy_that_runs_its_port_and_profile_are_no_fault() {
     assert_eq!(program.get("/readyz").await.status(), 200);
 }
 
-/// A site over plain http whose clock is off by so many seconds.
-async fn site_at(offset: i64) -> String {
+/// A server over plain http that gives each connection one answer, head and all; its address.
+async fn stand_in(answer: impl Fn() -> BoxFuture<'static, Vec<u8>> + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut head = [0; 4096];
             let _ = socket.read(&mut head).await;
-            let (now, off) = (SystemTime::now(), Duration::from_secs(offset.unsigned_abs()));
-            let date = httpdate::fmt_http_date(if offset < 0 { now - off } else { now + off });
-            let answer =
-                format!("HTTP/1.1 200 OK\r\ndate: {date}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-            let _ = socket.write_all(answer.as_bytes()).await;
+            let _ = socket.write_all(&answer().await).await;
         }
     });
     format!("http://{addr}/")
+}
+
+/// A site whose clock is off by so many seconds.
+async fn site_at(offset: i64) -> String {
+    let answer = move || {
+        let (now, off) = (SystemTime::now(), Duration::from_secs(offset.unsigned_abs()));
+        let date = httpdate::fmt_http_date(if offset < 0 { now - off } else { now + off });
+        format!("HTTP/1.1 200 OK\r\ndate: {date}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+    };
+    stand_in(move || ready(answer().into_bytes()).boxed()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,19 +299,13 @@ async fn a_clock_that_is_off_is_seen_by_the_sites_date() {
 
 /// Something in front that passes an answer on when it has all of it.
 async fn collector(url: String) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            let mut head = [0; 4096];
-            let _ = socket.read(&mut head).await;
-            let body = client().get(&url).send().await.unwrap().bytes().await.unwrap();
-            let kind = "content-type: text/event-stream\r\nconnection: close";
-            let head = format!("HTTP/1.1 200 OK\r\n{kind}\r\ncontent-length: {}\r\n\r\n", body.len());
-            let _ = socket.write_all(&[head.as_bytes(), &body[..]].concat()).await;
-        }
-    });
-    format!("http://{addr}/")
+    let collect = async |url: String| {
+        let body = client().get(&url).send().await.unwrap().bytes().await.unwrap();
+        let kind = "content-type: text/event-stream\r\nconnection: close";
+        let head = format!("HTTP/1.1 200 OK\r\n{kind}\r\ncontent-length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), &body[..]].concat()
+    };
+    stand_in(move || collect(url.clone()).boxed()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@
 pub mod about;
 pub mod foreign;
 pub mod procfs;
+pub mod program;
 pub mod relay;
 pub mod service;
 pub mod stats;

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tabproxy::practice::Practice;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use super::shared::procfs::{self, Process};
+use super::shared::program;
 use super::shared::relay::Relay;
 use super::shared::wires;
 use super::wire;
@@ -91,11 +92,7 @@ impl Proxy {
 
     fn spawn(home: &Home, addr: SocketAddr) -> Result<Proxy, Fail> {
         let log = OpenOptions::new().append(true).open(&home.log)?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tabproxy"));
-        command.arg("serve").kill_on_drop(true).stdout(log.try_clone()?).stderr(log);
-        for (name, _) in std::env::vars().filter(|(name, _)| is_ours(name)) {
-            command.env_remove(name);
-        }
+        let mut command = program::serve(log)?;
         command
             .env("TABPROXY_LISTEN", addr.to_string())
             .env("TABPROXY_ORIGIN", &home.origin)
@@ -150,11 +147,6 @@ impl Proxy {
 pub fn browser_of(proxy: i32) -> Option<i32> {
     let is_browser = |it: &Process| it.parent == proxy && it.group == it.pid && it.state != 'Z';
     procfs::processes().into_iter().find(is_browser).map(|it| it.pid)
-}
-
-/// Whether a variable of our own environment would change how the proxy runs.
-fn is_ours(name: &str) -> bool {
-    name.starts_with("TABPROXY_") || name.to_ascii_lowercase().ends_with("_proxy")
 }
 
 fn has_lost_its_port(home: &Home) -> bool {

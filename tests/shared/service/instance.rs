@@ -4,17 +4,18 @@
 use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::{Fail, PATIENCE, PORT_TRIES, ask, free_port};
 use crate::shared::procfs::{self, Process};
+use crate::shared::program;
 
 const POLL: Duration = Duration::from_millis(20);
 /// What a supervisor waits before it starts again what has ended.
@@ -62,11 +63,7 @@ impl Instance {
 
     async fn spawn(&self) -> Result<(), Fail> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tabproxy"));
-        command.arg("serve").kill_on_drop(true).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        for (name, _) in std::env::vars().filter(|(name, _)| changes_us(name)) {
-            command.env_remove(name);
-        }
+        let mut command = program::serve(log)?;
         if let Some(chromium) = std::env::var_os("TABPROXY_CHROMIUM") {
             command.env("TABPROXY_CHROMIUM", chromium);
         }
@@ -158,15 +155,4 @@ impl Instance {
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(15)..].join("\n")
     }
-}
-
-/// Whether a variable of our own environment would change how an instance runs.
-fn changes_us(name: &str) -> bool {
-    name.starts_with("TABPROXY_") || name.to_ascii_lowercase().ends_with("_proxy")
-}
-
-/// Whether the program knows the variable `name`.
-pub fn knows(name: &str) -> bool {
-    let help = std::process::Command::new(env!("CARGO_BIN_EXE_tabproxy")).args(["serve", "--help"]).output();
-    help.is_ok_and(|it| String::from_utf8_lossy(&it.stdout).contains(name))
 }

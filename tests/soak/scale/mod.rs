@@ -28,7 +28,7 @@ use super::load::{Client, Load, MIX};
 use super::observe::observe;
 use super::proxy::Tail;
 use super::report::{Run, clients, faults, left_behind};
-use super::shared::service::{Plan, Service, instance::knows};
+use super::shared::service::{Plan, Service};
 use super::window::{Mended, Window};
 use super::{Fail, Options, RECOVERY, WARM_UP};
 use tally::Tally;
@@ -56,7 +56,7 @@ pub async fn soak(options: &Options, instances: usize) -> Result<bool, Fail> {
     let seed = options.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000_000));
     let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("soak-scale.log");
     fs::File::create(&log)?;
-    let redis = !options.no_redis && knows("TABPROXY_REDIS");
+    let redis = !options.no_redis;
     println!(
         "soak: {instances} instances{}, {} minutes, --seed {seed}, their log is {}",
         if redis { " with a Redis" } else { " that share nothing" },
