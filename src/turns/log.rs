@@ -88,7 +88,7 @@ pub struct Log<H> {
     state: Mutex<State<H>>,
     limits: Limits,
     kept: Arc<Kept>,
-    /// How many read it.
+    /// How many read it. Who holds this may ask for the state, and never the other way round.
     reading: watch::Sender<usize>,
 }
 
@@ -189,7 +189,17 @@ impl<H: Clone> Log<H> {
         std::future::poll_fn(|cx| self.poll_room(cx)).await;
     }
 
-    /// How many read it now, to be followed.
+    fn count_readers(&self) {
+        // Counted there, so that no older number comes after a newer one.
+        self.reading.send_modify(|readers| *readers = self.lock().reading());
+    }
+
+    /// Whether somebody reads it.
+    pub fn is_read(&self) -> bool {
+        self.lock().reading() > 0
+    }
+
+    /// How many read it, to be followed.
     pub fn reading(&self) -> watch::Receiver<usize> {
         self.reading.subscribe()
     }
@@ -252,10 +262,10 @@ impl<H: Clone> Log<H> {
         let id = s.next_reader;
         s.next_reader += 1;
         s.readers.insert(id, Place { counts, next: 0, read: 0, is_between: true, waker: None });
-        if counts {
-            self.reading.send_replace(s.reading());
-        }
         drop(s);
+        if counts {
+            self.count_readers();
+        }
         Reader { log: self.clone(), id, counts }
     }
 }
@@ -364,10 +374,12 @@ impl<H: Clone> Drop for Reader<H> {
     fn drop(&mut self) {
         let mut s = self.log.lock();
         s.readers.remove(&self.id);
+        let writer = s.writer.take();
+        drop(s);
         if self.counts {
-            self.log.reading.send_replace(s.reading());
+            self.log.count_readers();
         }
-        if let Some(waker) = s.writer.take() {
+        if let Some(waker) = writer {
             waker.wake();
         }
     }

@@ -164,3 +164,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_holds_the_number_of_readers_may_ask_for_the_rest() {
+    const TIMES: usize = 20_000;
+    let log = log(LIMITS);
+    let (over, ends) = std::sync::mpsc::channel();
+    let (comes, asks) = (log.clone(), log);
+    let (over_too, each) = (over.clone(), move |work: &dyn Fn()| (0..TIMES).for_each(|_| work()));
+    std::thread::spawn(move || {
+        each(&|| drop(comes.read()));
+        over.send(())
+    });
+    std::thread::spawn(move || {
+        let reading = asks.reading();
+        each(&|| {
+            let readers = reading.borrow();
+            assert!(*readers <= 1 && !asks.is_given());
+        });
+        over_too.send(())
+    });
+    for _ in 0..2 {
+        ends.recv_timeout(std::time::Duration::from_secs(60)).expect("neither waits for the other for ever");
+    }
+}

@@ -34,7 +34,8 @@ pub(super) async fn mirror<H: Head>(turns: Turns<H>, peers: Peers, log: Arc<Log<
         let mut reading = log.reading();
         loop {
             // There first: in between, who asks again must find here that it has been told.
-            let is_unread = *reading.borrow_and_update() == 0;
+            reading.mark_unchanged();
+            let is_unread = !log.is_read();
             if is_unread && lease.is_for_all() && log.is_spent() {
                 peers.forget(*answer).await;
             }
@@ -55,12 +56,11 @@ async fn copy<H: Head>(
     lease: &Lease,
 ) -> Option<Result<(), Fault>> {
     let inner = &peers.inner;
-    let reading = log.reading();
     let mut reached = Reached { number: 0, is_counted: false, is_slow: false };
     let (mut idle, mut failing) = (None, None);
     loop {
         let note = lease.note()?;
-        if *reading.borrow() > 0 {
+        if log.is_read() {
             idle = None;
         } else if idle.get_or_insert_with(Instant::now).elapsed() > IDLE && turns.forget_unread(log) {
             return None;

@@ -277,7 +277,7 @@ impl<H: Head> Turns<H> {
     /// Forgets the turn that this answers, unless somebody reads it.
     fn forget_unread(&self, log: &Arc<Log<H>>) -> bool {
         let mut entries = self.lock();
-        let is_unread = *log.reading().borrow() == 0;
+        let is_unread = !log.is_read();
         if is_unread {
             entries.retain(|it| !Arc::ptr_eq(&it.log, log));
         }

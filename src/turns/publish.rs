@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_millis(250);
 
 impl<H: Head> Attended for Log<H> {
     fn presence(&self) -> Presence {
-        Presence { reads: *self.reading().borrow() > 0, is_given: self.is_given() }
+        Presence { reads: self.is_read(), is_given: self.is_given() }
     }
 }
 
