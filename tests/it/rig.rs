@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::shared::foreign::Foreign;
+use crate::shared::limit::Limit;
 use crate::shared::procfs;
 
 /// The longest that anything in a test may take, on a machine that is busy with other tests.
@@ -27,6 +28,7 @@ pub struct Rig {
     /// Its browser, where that is not its own.
     pub foreign: Option<Foreign>,
     stop: CancellationToken,
+    _limit: Limit,
 }
 
 impl Rig {
@@ -74,7 +76,18 @@ impl Rig {
         let stop = CancellationToken::new();
         let server = Server::start(config, stop.clone()).await.unwrap();
         let client = client();
-        Rig { site, server, client, profile, foreign, stop }
+        let browser = server.browser().watch();
+        let limit = Limit::new(move || {
+            let status = browser.borrow();
+            format!(
+                "{}: {}; pages {}, links {}",
+                status.phase.name(),
+                status.reason,
+                status.pages,
+                status.links
+            )
+        });
+        Rig { site, server, client, profile, foreign, stop, _limit: limit }
     }
 
     pub async fn wait_ready(&self) {
@@ -217,6 +230,7 @@ pub struct Program {
     pub addr: SocketAddr,
     pub client: reqwest::Client,
     child: std::process::Child,
+    _limit: Limit,
 }
 
 impl Program {
@@ -253,7 +267,9 @@ impl Program {
         command.stdin(std::process::Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said);
         let child = command.spawn().unwrap();
         let client = client();
-        let mut program = Program { home, addr: ([0; 4], 0).into(), client, child };
+        let said = home.path().join("stdout");
+        let limit = Limit::new(move || std::fs::read_to_string(said).unwrap_or_default());
+        let mut program = Program { home, addr: ([0; 4], 0).into(), client, child, _limit: limit };
         let listening = |log: &String| log.contains("listening on http://");
         let log = eventually(|| program.log(), listening).await;
         let addr = log.split("listening on http://").nth(1).and_then(|it| it.split_whitespace().next());

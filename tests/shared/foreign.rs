@@ -5,6 +5,8 @@ use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use tabproxy::browser::launch;
 use tabproxy::config;
@@ -12,6 +14,11 @@ use tabproxy::practice::Practice;
 use tempfile::TempDir;
 
 use super::procfs;
+
+/// How long it may take until it says where it listens.
+const START: Duration = Duration::from_secs(30);
+/// So many more free ports are tried.
+const PORTS: usize = 2;
 
 /// A running browser. Dropping it kills it with all its helpers.
 pub struct Foreign {
@@ -26,11 +33,22 @@ impl Foreign {
     /// # Errors
     /// There is no Chromium, or it does not say where it listens.
     pub fn start(site: &Practice, port: u16) -> io::Result<Foreign> {
-        // Told 0, Chromium would say to every page that it is automated.
-        let port = match port {
-            0 => std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port(),
-            port => port,
-        };
+        if port != 0 {
+            return Foreign::start_at(site, port);
+        }
+        let mut tries = 0..PORTS;
+        loop {
+            // Told 0, Chromium would say to every page that it is automated. Somebody may take the port before it
+            // does; Chromium then goes on without, and says nothing more.
+            let free = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+            match Foreign::start_at(site, free) {
+                Err(_) if tries.next().is_some() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn start_at(site: &Practice, port: u16) -> io::Result<Foreign> {
         let profile = tempfile::tempdir()?;
         let chosen = std::env::var_os("TABPROXY_CHROMIUM").filter(|it| !it.is_empty()).map(Into::into);
         let binary = chosen.or_else(launch::find_chromium).ok_or(io::Error::other("no Chromium found"))?;
@@ -55,21 +73,20 @@ impl Foreign {
             .stderr(Stdio::piped())
             .process_group(0);
         let mut child = command.spawn()?;
-        let mut said = BufReader::new(child.stderr.take().ok_or(io::Error::other("no stderr"))?).lines();
-        let mut address = None;
-        for line in said.by_ref().map_while(Result::ok) {
-            if let Some(it) = line.strip_prefix("DevTools listening on ") {
-                address = Some(it.to_owned());
-                break;
+        let said = BufReader::new(child.stderr.take().ok_or(io::Error::other("no stderr"))?).lines();
+        let (sender, told) = mpsc::channel();
+        // To its end: whatever else it says must not stop it.
+        std::thread::spawn(move || {
+            for line in said.map_while(Result::ok) {
+                if let Some(address) = line.strip_prefix("DevTools listening on ") {
+                    let _ = sender.send(address.to_owned());
+                }
             }
-        }
-        // Whatever else it says must not stop it.
-        std::thread::spawn(move || said.for_each(drop));
-        let foreign = Foreign { child, address: address.unwrap_or_default(), _profile: profile };
-        match foreign.address.is_empty() {
-            true => Err(io::Error::other("the browser did not say where it listens")),
-            false => Ok(foreign),
-        }
+        });
+        let mut foreign = Foreign { child, address: String::new(), _profile: profile };
+        let told = told.recv_timeout(START);
+        foreign.address = told.map_err(|_| io::Error::other("the browser did not say where it listens"))?;
+        Ok(foreign)
     }
 
     /// `ws://127.0.0.1:…/devtools/browser/…`

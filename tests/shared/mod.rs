@@ -1,5 +1,5 @@
 //! What the benchmark, the soak and the tests have in common: reading `/proc`, middle values, SVG, where a run was
-//! made, wires that can be cut, and a whole service of several instances.
+//! made, wires that can be cut, how long a test may take, and a whole service of several instances.
 //!
 //! Not part of the crate: they include it by path. Knows none of them.
 
@@ -8,6 +8,7 @@
 
 pub mod about;
 pub mod foreign;
+pub mod limit;
 pub mod procfs;
 pub mod program;
 pub mod relay;
