@@ -9,6 +9,7 @@ pub mod notice;
 pub mod plugin;
 pub mod refusal;
 pub mod request;
+mod said;
 pub mod signin;
 pub mod sse;
 pub mod turn;
