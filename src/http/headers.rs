@@ -177,7 +177,15 @@ fn elsewhere() -> Option<Url> {
 
 /// Whether these are of an event stream.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    headers.get(header::CONTENT_TYPE).is_some_and(|kind| means_event_stream(kind.as_bytes()))
+}
+
+/// The same of a head as it comes from the page.
+pub(super) fn is_head_of_event_stream(head: &Head) -> bool {
+    head.headers.iter().any(|(name, kind)| name == "content-type" && means_event_stream(kind.as_bytes()))
+}
+
+fn means_event_stream(kind: &[u8]) -> bool {
     kind.get(..17).is_some_and(|kind| kind.eq_ignore_ascii_case(b"text/event-stream"))
 }
 

@@ -5,13 +5,7 @@
 
 use serde::Deserialize;
 
-use crate::exchange::{Head, PageRequest};
-
-/// Whether an answer is a stream, which names its conversation.
-pub(super) fn is_stream(head: &Head) -> bool {
-    let is = |it: &(String, String)| it.0 == "content-type" && it.1.starts_with("text/event-stream");
-    head.headers.iter().any(is)
-}
+use crate::exchange::PageRequest;
 
 /// A stream names its conversation in its first events.
 const LOOK: usize = 64 * 1024;

@@ -215,7 +215,8 @@ async fn perform_in(
 fn follow(app: &App, caller: &Caller, browser: usize, head: &Head, exchange: &mut Exchange) {
     let account = caller.note(&app.gate);
     let homes = (app.browser.count() > 1).then(|| app.homes.clone());
-    if !home::is_stream(head) || account.is_none() && homes.is_none() {
+    // A stream names its conversation.
+    if !headers::is_head_of_event_stream(head) || account.is_none() && homes.is_none() {
         return;
     }
     exchange.watch(home::watch(move |conversation| {

@@ -137,6 +137,13 @@ ok "docker exec tabproxy tail -f /var/log/tabproxy.log"
 # The site is out of reach from here.
 docker exec tabproxy-test tabproxy health && fail "healthy without a site"
 ok "tabproxy health says why it is not ready"
+said=$(docker exec tabproxy-test tabproxy doctor --json) && fail "nothing is red without a way out: $said"
+has "$said" '"verdict":"red"'
+has_not "$said" secret
+said=$(docker exec tabproxy-test tabproxy doctor) || true
+has "$said" "HTTPS_PROXY"
+ok "tabproxy doctor beside it says what is wrong, and does not disturb it"
+until_true 5 "it goes on" is_200 "http://127.0.0.1:$port/healthz"
 stops_cleanly tabproxy-test
 docker rm -v tabproxy-test >/dev/null
 
@@ -194,6 +201,11 @@ has "$(inside cat "/proc/$renderer/status")" "Seccomp:	2"
 ok "no warning; pages run in a sandbox, and no capability is left: $(inside grep CapBnd /proc/1/status | tr -s '\t' ' ')"
 inside cat "/proc/$(browser)/environ" | tr '\0' '\n' | grep -q '^DISPLAY=:' || fail "the browser has no screen"
 ok "the browser has a window"
+
+said=$(inside tabproxy doctor --nginx http://nginx) || fail "$said"
+echo "$said" | sed 's/^/    /'
+ok "tabproxy doctor --nginx inside: nothing is red"
+has "$(ask "$url" "after-doctor" 'Hello count=2')" "data: [DONE]"
 
 for victim in browser Xvfb; do
     before=$(browser)
