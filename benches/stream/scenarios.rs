@@ -8,9 +8,9 @@ use tokio::time::sleep;
 
 use super::client::Client;
 use super::figures::{
-    BROWSER_CPU, BULK, BURST, BUSY_MEMORY, BUSY_PSS, CLOSED_CPU, CLOSED_P50, FIRST_BYTE, FLOOD, Figure,
-    HUNDRED_P50, HUNDRED_P99, IDLE_MEMORY, IDLE_PSS, MANY, ONE_P50, ONE_P99, OPEN_CPU, OPEN_P50, OUR_CPU,
-    Samples, Side,
+    BROWSER_CPU, BULK, BURST, BUSY_MEMORY, BUSY_PSS, CALM_CLOSED_CPU, CALM_CLOSED_P50, CALM_OPEN_CPU,
+    CALM_OPEN_P50, CLOSED_CPU, CLOSED_P50, FIRST_BYTE, FLOOD, Figure, HUNDRED_P50, HUNDRED_P99, IDLE_MEMORY,
+    IDLE_PSS, MANY, ONE_P50, ONE_P99, OPEN_CPU, OPEN_P50, OUR_CPU, Samples, Side,
 };
 use super::load::{Fail, Load, Outcome};
 use super::operator::Operator;
@@ -21,6 +21,8 @@ use super::shared::stats::{median, percentile};
 
 const ONE: Load = Load { streams: 1, events: 200, interval: 10 };
 const HUNDRED: Load = Load { streams: 100, events: 200, interval: 10 };
+/// What two cores carry with room to spare: twenty words a second to each.
+const CALM: Load = Load { streams: 100, events: 100, interval: 50 };
 const SHORT: Load = Load { streams: 100, events: 1, interval: 0 };
 const OF_FLOOD: Load = Load { streams: 8, events: 5_000, interval: 0 };
 const OF_MANY: Load = Load { streams: 256, events: 60, interval: 50 };
@@ -200,21 +202,33 @@ impl Sides {
     /// The same load while an operator looks and while nobody does, in an order in which a drift of the machine
     /// falls on both alike.
     async fn console(&mut self, samples: &mut Samples) -> Result<(), Fail> {
+        let calm = [(CALM_CLOSED_P50, CALM_CLOSED_CPU), (CALM_OPEN_P50, CALM_OPEN_CPU)];
+        self.console_under(&CALM, calm, samples).await?;
+        let full = [(CLOSED_P50, CLOSED_CPU), (OPEN_P50, OPEN_CPU)];
+        self.console_under(&HUNDRED, full, samples).await
+    }
+
+    async fn console_under(
+        &mut self,
+        load: &Load,
+        figures: [(Figure, Figure); 2],
+        samples: &mut Samples,
+    ) -> Result<(), Fail> {
         let (proxy, browser) = (self.proxy.pid(), self.proxy.browser_group()?);
         let cpu = || cpu_of(proxy) + cpu_of_group(browser);
         for is_open in [false, true, true, false] {
             let operator = if is_open { Some(self.proxy.operator().await?) } else { None };
             sleep(SETTLE).await;
             let (before, seen) = (cpu(), operator.as_ref().map_or(0, Operator::pictures));
-            let outcome = self.streams(Side::Proxy, &self.scaled(HUNDRED)).await?;
-            let used = (cpu() - before) * 100_000.0 / outcome.delays.len() as f64;
+            let outcome = self.streams(Side::Proxy, &self.scaled(*load)).await?;
+            let used = (cpu() - before) / outcome.seconds;
             if let Some(operator) = operator {
                 let pictures = (operator.pictures() - seen) as f64 / outcome.seconds;
                 eprintln!("  the operator saw {pictures:.0} pictures a second");
             }
-            let (p50, total) = if is_open { (OPEN_P50, OPEN_CPU) } else { (CLOSED_P50, CLOSED_CPU) };
+            let (p50, cores) = figures[usize::from(is_open)];
             samples.add(p50, Side::Proxy, percentile(&outcome.delays, 0.5) / 1e3);
-            samples.add(total, Side::Proxy, used);
+            samples.add(cores, Side::Proxy, used);
         }
         Ok(())
     }

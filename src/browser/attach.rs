@@ -4,6 +4,7 @@
 //! close the browser. What an earlier link, or an earlier process of ours, has left there is closed first. Why
 //! a browser cannot be had is told in one line with its remedy, and without what is secret in its address.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,10 @@ pub(super) async fn leave(link: &Link) {
 /// What is wrong, and what helps.
 fn plain(error: &LinkError, address: &BrowserAddress) -> String {
     let remedy = match error {
+        // What rustls says of a certificate.
+        LinkError::Unreachable(why) if why.kind() == io::ErrorKind::InvalidData => {
+            "if it is signed by an authority of your own, SSL_CERT_FILE names the file with that"
+        }
         LinkError::Unreachable(_) => {
             "start it (with --remote-debugging-port), open the way to it, or correct TABPROXY_BROWSER_WS"
         }

@@ -29,7 +29,8 @@ async fn two(change: impl FnOnce(&mut Config)) -> Rig {
     rig
 }
 
-async fn both_ready(rig: &Rig) {
+/// Waits until each of two is.
+pub async fn both_ready(rig: &Rig) {
     for one in rig.server.browser().iter() {
         let mut status = one.watch();
         let ready = tokio::time::timeout(PATIENCE, status.wait_for(|it| it.is_ready())).await;
@@ -38,7 +39,7 @@ async fn both_ready(rig: &Rig) {
 }
 
 /// How many requests run in each.
-fn running(rig: &Rig) -> Vec<usize> {
+pub fn running(rig: &Rig) -> Vec<usize> {
     rig.server.browser().figures().iter().map(|it| it.running).collect()
 }
 

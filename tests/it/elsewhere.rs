@@ -3,12 +3,19 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::future::join_all;
 use serde_json::json;
 use tabproxy::config::BrowserAddress;
 use tabproxy::practice::{Practice, PracticeArgs, answer_text};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use crate::browsers::{both_ready, running};
 use crate::devtools::DevTools;
 use crate::rig::{PATIENCE, Program, Rig, code_of, eventually, last_text};
 use crate::session::{holder, open_sign_in};
@@ -172,6 +179,93 @@ async fn what_a_killed_proxy_left_there_is_closed_by_the_next_one() {
     let now = hand.wait_for_pages(1 + OURS).await;
     let stayed: Vec<_> = now.iter().filter(|it| left.contains(it)).collect();
     assert_eq!(stayed.len(), 1, "of the old ones only the browser's own stays: {stayed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_addresses_each_has_its_streams_and_one_that_is_lost_and_found_is_nothing_to_the_other() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let [one, other] = [(); 2].map(|()| Foreign::start(&site, 0).unwrap());
+    let target = other.port();
+    let relay = Relay::start(move || Ok(target)).await.unwrap();
+    let addresses = [one.address().to_owned(), other.address_by(relay.addr())];
+    let rig = Rig::beside(site, None, |config| {
+        config.browser_ws = addresses.map(|it| BrowserAddress::parse(&it).unwrap()).to_vec();
+        config.browsers = 2;
+    })
+    .await;
+    both_ready(&rig).await;
+    let prompt = "hello count=200 interval=30";
+    let mut streams = Vec::new();
+    for n in 0..6 {
+        let mut answer = rig.ask(&format!("m{n}"), prompt).await;
+        answer.chunk().await.unwrap().unwrap();
+        streams.push(answer);
+    }
+    assert_eq!(running(&rig), [3, 3]);
+    relay.cut(Cut::Reset);
+    rig.answers("meanwhile").await;
+    let ends = join_all(streams.into_iter().map(|it| it.bytes()));
+    let ends = tokio::time::timeout(PATIENCE, ends).await.expect("nothing hangs");
+    let whole = |it: &&reqwest::Result<Bytes>| it.as_ref().is_ok_and(|it| it.ends_with(b"data: [DONE]\n\n"));
+    assert_eq!(ends.iter().filter(|it| it.is_err()).count(), 3, "{ends:?}");
+    assert_eq!(ends.iter().filter(whole).count(), 3, "{ends:?}");
+    both_ready(&rig).await;
+    let answers = join_all(["b1", "b2"].map(|id| rig.ask(id, "hello count=100 interval=50"))).await;
+    assert_eq!(running(&rig), [1, 1], "it gets work again");
+    for answer in answers {
+        answer.bytes().await.unwrap();
+    }
+    rig.sent_once();
+}
+
+/// A port that leads to `target` for who speaks TLS; and what proves that it is `localhost`, in PEM.
+fn behind_tls(target: SocketAddr) -> (u16, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let tls = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let tls = tls.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], private).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    listener.set_nonblocking(true).unwrap();
+    let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut client = acceptor.accept(stream).await?;
+                let mut server = TcpStream::connect(target).await?;
+                tokio::io::copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    (port, certificate.pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_behind_tls_is_used_if_its_certificate_is_trusted() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let foreign = Foreign::start(&site, 0).unwrap();
+    let (port, pem) = behind_tls(foreign.port());
+    let home = tempfile::tempdir().unwrap();
+    let trusted = home.path().join("ca.pem");
+    std::fs::write(&trusted, pem).unwrap();
+    let path = foreign.address().split_once("/devtools").unwrap().1;
+    for address in [format!("https://localhost:{port}"), format!("wss://localhost:{port}/devtools{path}")] {
+        let vars = [("TABPROXY_BROWSER_WS", &*address), ("SSL_CERT_FILE", trusted.to_str().unwrap())];
+        let proxy = Program::start(&site, &vars).await;
+        proxy.wait_ready().await;
+        let answer = proxy.ask("m", "hello count=3").await.bytes().await.unwrap();
+        assert_eq!(last_text(&answer), answer_text("hello count=3"), "{address}");
+
+        let strict = Program::start(&site, &vars[..1]).await;
+        let log = eventually(|| strict.log(), |it| it.contains("cannot be reached")).await;
+        let line = log.lines().find(|it| it.contains("cannot be reached")).unwrap();
+        assert!(line.contains("certificate") && line.contains("SSL_CERT_FILE"), "{line}");
+    }
 }
 
 /// Answers every connection so.
