@@ -1,5 +1,5 @@
 //! An operator with the console open: asks for the state every second as its page does, looks at the site's page, and
-//! writes into it, so that there are pictures to send.
+//! may write into it, so that there is a new picture for every letter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +22,15 @@ const POLL: Duration = Duration::from_secs(1);
 /// A fast typist.
 const KEY: Duration = Duration::from_millis(100);
 
+/// What an operator does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Does {
+    /// Looks at the page, which stands still.
+    Looks,
+    /// Writes into it.
+    Types,
+}
+
 /// Somebody who looks, until it is dropped.
 pub struct Operator {
     pictures: Arc<AtomicU64>,
@@ -30,7 +39,7 @@ pub struct Operator {
 
 impl Operator {
     /// Comes in at `base` (`http://address`) and opens the live view.
-    pub async fn look(http: &reqwest::Client, base: &str) -> Result<Operator, Fail> {
+    pub async fn look(http: &reqwest::Client, base: &str, does: Does) -> Result<Operator, Fail> {
         let login = http.post(format!("{base}/console/login")).json(&json!({"password": PASSWORD}));
         let login = login.send().await?.error_for_status()?;
         let cookie = login.headers().get("set-cookie").ok_or("no session")?.to_str()?;
@@ -52,7 +61,7 @@ impl Operator {
             let (mut say, mut seen) = socket.split();
             let (mut poll, mut key) = (interval(POLL), interval(KEY));
             // Into the field for a message.
-            for k in ["down", "up"] {
+            for k in ["down", "up"].into_iter().filter(|_| does == Does::Types) {
                 let tab = json!({"t": "key", "k": k, "key": "Tab", "code": "Tab", "n": 9});
                 let _ = say.send(Message::text(tab.to_string())).await;
             }
@@ -72,7 +81,7 @@ impl Operator {
                         }
                         continue;
                     }
-                    _ = key.tick() => json!({"t": "text", "s": "x"}),
+                    _ = key.tick(), if does == Does::Types => json!({"t": "text", "s": "x"}),
                 };
                 if say.send(Message::text(said.to_string())).await.is_err() {
                     return;

@@ -12,7 +12,7 @@ use tokio::process::Child;
 
 use super::client::Client;
 use super::load::Fail;
-use super::operator::{Operator, PASSWORD};
+use super::operator::{Does, Operator, PASSWORD};
 use super::shared::foreign::Foreign;
 use super::shared::procfs::processes;
 use super::shared::program;
@@ -118,8 +118,8 @@ impl Proxy {
     }
 
     /// Somebody who opens its console.
-    pub async fn operator(&self) -> Result<Operator, Fail> {
-        Operator::look(&self.http, &self.base).await
+    pub async fn operator(&self, does: Does) -> Result<Operator, Fail> {
+        Operator::look(&self.http, &self.base, does).await
     }
 
     /// The proxy's own process.

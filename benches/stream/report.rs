@@ -92,10 +92,11 @@ own process beside the clients; all share the same cores.
 The **delay** of an event is the time from its writing at the site, which stamps it, to its arrival at the reader.
 Events have one size, about half a kilobyte (`grow=0`). Streams: 200 events of 10 ms each; the flood: 5,000
 events each without a pause. **First byte of 100 requests** counts from the moment when the first is sent.
-With the **console open**, an operator asks for the state every second and writes into the live view, ten letters a
-second; open and closed are measured in turn, with streams of 10 ms, which leave the two cores no room, and with
-streams of 50 ms, which do. **CPU** is user and system time; Chromium's is that of its whole process group. **Start to ready** counts from the
-start of the process to the first 200 of `/readyz`. A clock in the page ticks in tenths of a millisecond.
+With the **console open**, an operator asks for the state every second and looks at the live view; who **types** there
+writes ten letters a second, each of which makes a picture. They are measured in turn with nobody there, with streams
+of 10 ms, which leave two cores no room, and with streams of 50 ms, which do. **CPU** is user and system time;
+Chromium's is that of its whole process group. **Start to ready** counts from the start of the process to the first
+200 of `/readyz`. A clock in the page ticks in tenths of a millisecond.
 
 Every value is the median of the runs, \"all runs\" the least and the greatest. \"is here\" is the goal in
 numbers, going by the floors of the same run; a negative margin falls short of it. Nothing here passes or fails.

@@ -8,12 +8,13 @@ use tokio::time::sleep;
 
 use super::client::Client;
 use super::figures::{
-    BROWSER_CPU, BULK, BURST, BUSY_MEMORY, BUSY_PSS, CALM_CLOSED_CPU, CALM_CLOSED_P50, CALM_OPEN_CPU,
-    CALM_OPEN_P50, CLOSED_CPU, CLOSED_P50, FIRST_BYTE, FLOOD, Figure, HUNDRED_P50, HUNDRED_P99, IDLE_MEMORY,
-    IDLE_PSS, MANY, ONE_P50, ONE_P99, OPEN_CPU, OPEN_P50, OUR_CPU, Samples, Side,
+    BROWSER_CPU, BULK, BURST, BUSY_MEMORY, BUSY_PSS, CALM_CLOSED_CPU, CALM_CLOSED_P50, CALM_LOOKS_CPU,
+    CALM_LOOKS_P50, CALM_TYPES_CPU, CALM_TYPES_P50, CLOSED_CPU, CLOSED_P50, FIRST_BYTE, FLOOD, Figure,
+    HUNDRED_P50, HUNDRED_P99, IDLE_MEMORY, IDLE_PSS, LOOKS_CPU, LOOKS_P50, MANY, ONE_P50, ONE_P99, OUR_CPU,
+    Samples, Side, TYPES_CPU, TYPES_P50,
 };
 use super::load::{Fail, Load, Outcome};
-use super::operator::Operator;
+use super::operator::{Does, Operator};
 use super::page::Page;
 use super::proxy::Proxy;
 use super::shared::procfs::{MB, cpu_of, cpu_of_group, resident, shared_memory_of_group};
@@ -56,7 +57,7 @@ pub enum Scenario {
     Memory,
     /// 256 streams at once
     Many,
-    /// 100 streams while an operator looks, and while nobody does
+    /// 100 streams while an operator looks or types, and while nobody does
     Console,
 }
 
@@ -202,22 +203,30 @@ impl Sides {
     /// The same load while an operator looks and while nobody does, in an order in which a drift of the machine
     /// falls on both alike.
     async fn console(&mut self, samples: &mut Samples) -> Result<(), Fail> {
-        let calm = [(CALM_CLOSED_P50, CALM_CLOSED_CPU), (CALM_OPEN_P50, CALM_OPEN_CPU)];
+        let calm = [
+            (CALM_CLOSED_P50, CALM_CLOSED_CPU),
+            (CALM_LOOKS_P50, CALM_LOOKS_CPU),
+            (CALM_TYPES_P50, CALM_TYPES_CPU),
+        ];
         self.console_under(&CALM, calm, samples).await?;
-        let full = [(CLOSED_P50, CLOSED_CPU), (OPEN_P50, OPEN_CPU)];
+        let full = [(CLOSED_P50, CLOSED_CPU), (LOOKS_P50, LOOKS_CPU), (TYPES_P50, TYPES_CPU)];
         self.console_under(&HUNDRED, full, samples).await
     }
 
     async fn console_under(
         &mut self,
         load: &Load,
-        figures: [(Figure, Figure); 2],
+        figures: [(Figure, Figure); 3],
         samples: &mut Samples,
     ) -> Result<(), Fail> {
         let (proxy, browser) = (self.proxy.pid(), self.proxy.browser_group()?);
         let cpu = || cpu_of(proxy) + cpu_of_group(browser);
-        for is_open in [false, true, true, false] {
-            let operator = if is_open { Some(self.proxy.operator().await?) } else { None };
+        for state in [0, 1, 2, 2, 1, 0] {
+            let operator = match state {
+                0 => None,
+                1 => Some(self.proxy.operator(Does::Looks).await?),
+                _ => Some(self.proxy.operator(Does::Types).await?),
+            };
             sleep(SETTLE).await;
             let (before, seen) = (cpu(), operator.as_ref().map_or(0, Operator::pictures));
             let outcome = self.streams(Side::Proxy, &self.scaled(*load)).await?;
@@ -226,7 +235,7 @@ impl Sides {
                 let pictures = (operator.pictures() - seen) as f64 / outcome.seconds;
                 eprintln!("  the operator saw {pictures:.0} pictures a second");
             }
-            let (p50, cores) = figures[usize::from(is_open)];
+            let (p50, cores) = figures[state];
             samples.add(p50, Side::Proxy, percentile(&outcome.delays, 0.5) / 1e3);
             samples.add(cores, Side::Proxy, used);
         }

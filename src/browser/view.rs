@@ -15,14 +15,20 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::link::{Cast, Input, Picture, Seen, Tab};
 
 /// Input that waits for the task; more is dropped.
 const WAITING: usize = 256;
-/// From one picture to the next, at least: some 30 a second.
+/// From one picture to the next, at least, while somebody acts: some 30 a second.
 const PACE: Duration = Duration::from_millis(30);
+/// The same while all only look: some 15 a second. A picture costs the browser 30 ms of a core, which a page that
+/// is always in motion must not take from the streams.
+const LOOKING_PACE: Duration = Duration::from_millis(65);
+/// Somebody acts until so long after the last input.
+const ACTS: Duration = Duration::from_secs(1);
 /// From one picture of a tab behind the others to the next.
 const STILLS: Duration = Duration::from_secs(1);
 /// From a tab that could not be shown to the next attempt.
@@ -205,8 +211,10 @@ impl Task {
     /// Shows `tab` until it is gone (`true`) or nobody looks any more.
     async fn show(&mut self, mut cast: Cast, tab: Tab) -> bool {
         let end = self.end.clone();
-        let mut last = tokio::time::Instant::now() - PACE;
+        let mut last = Instant::now() - LOOKING_PACE;
+        let mut acted: Option<Instant> = None;
         loop {
+            let pace = if acted.is_some_and(|it| it.elapsed() < ACTS) { PACE } else { LOOKING_PACE };
             tokio::select! {
                 () = end.cancelled() => {
                     cast.stop().await;
@@ -221,12 +229,15 @@ impl Task {
                         return true;
                     }
                 }
-                Some(input) = self.inputs.recv() => cast.put(input),
+                Some(input) = self.inputs.recv() => {
+                    acted = Some(Instant::now());
+                    cast.put(input);
+                }
                 // What is not taken is not made: that is the pace.
-                seen = async { tokio::time::sleep_until(last + PACE).await; cast.next().await } => match seen {
+                seen = async { tokio::time::sleep_until(last + pace).await; cast.next().await } => match seen {
                     None => return true,
                     Some(Seen::Picture(picture)) => {
-                        last = tokio::time::Instant::now();
+                        last = Instant::now();
                         self.captured.fetch_add(1, Ordering::Relaxed);
                         self.scenes.send_modify(|it| it.picture = Some(Arc::new(picture)));
                     }

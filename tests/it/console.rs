@@ -310,7 +310,7 @@ async fn pictures_come_fast_enough_survive_another_browser_and_end_when_nobody_l
     wait_for_picture(&mut desk).await;
     const LIVELY: &str = "setInterval(() => { document.body.style.background = `hsl(${performance.now() / 20} 60% 60%)` }, 15), 1";
     assert_eq!(eyes(&program).await.eval(&site.home_url(), LIVELY).await, 1);
-    // The issue's own figure, on a machine that is busy with other tests: the best second of many.
+    // Ten, on a machine that is busy with other tests: the best second of many.
     let began = Instant::now();
     let mut best = 0;
     while best < 10 {
