@@ -28,9 +28,21 @@ pub fn is_right(kept: &SecretString, shown: &str) -> bool {
     let kept = kept.expose_secret();
     if kept.starts_with(PASSWORD_HASH) {
         let parsed = PasswordHash::new(kept);
-        return parsed.is_ok_and(|it| Argon2::default().verify_password(shown.as_bytes(), &it).is_ok());
+        let is = parsed.is_ok_and(|it| Argon2::default().verify_password(shown.as_bytes(), &it).is_ok());
+        give_memory_back();
+        return is;
     }
     digest(kept).ct_eq(&digest(shown)).into()
+}
+
+/// Gives back to the system what a check has needed: glibc keeps it, once for each thread that it was needed in.
+fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code)]
+    // SAFETY: it may be called at any time from any thread; what is in use stays as it is.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 #[cfg(test)]

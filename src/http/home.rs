@@ -3,6 +3,8 @@
 //!
 //! Looks, and changes nothing. Pure.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 
 use crate::exchange::PageRequest;
@@ -24,7 +26,10 @@ pub(super) fn conversation_of(request: &PageRequest) -> Option<String> {
     let segments: Vec<_> = rest.split('/').collect();
     match segments[..] {
         ["conversation"] | ["f", "conversation"] | ["conversation", "message_feedback"] => {
-            let body = request.body.concat();
+            let body = match &request.body[..] {
+                [one] => Cow::Borrowed(&one[..]),
+                pieces => Cow::Owned(pieces.concat()),
+            };
             serde_json::from_slice::<Body>(&body).ok()?.conversation_id
         }
         ["conversation", "gen_title", id] | ["conversation", id, ..] => Some(id.to_owned()),

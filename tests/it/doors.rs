@@ -10,6 +10,7 @@ use tabproxy::access::password;
 use tabproxy::practice::{Practice, PracticeArgs};
 
 use crate::rig::{PATIENCE, Program, Rig, code_of, eventually, turn};
+use crate::shared::procfs::resident;
 
 pub const PASSWORD: &str = "correct horse";
 
@@ -35,6 +36,22 @@ async fn session_of(program: &Program, answer: &reqwest::Response) -> (String, S
 pub async fn state(program: &Program, cookie: &str) -> Value {
     let state = program.client.get(program.url("/console/api/state")).header(COOKIE, cookie);
     state.send().await.unwrap().json().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_in_again_and_again_leaves_no_memory_behind() {
+    let site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let hash = password::hash(PASSWORD).unwrap();
+    let program = Program::start(&site, &[("TABPROXY_ADMIN_PASSWORD", hash.as_str())]).await;
+    program.wait_ready().await;
+    come_in(&program).await;
+    let before = resident(program.pid());
+    for _ in 0..8 {
+        come_in(&program).await;
+    }
+    // Each check takes 19 MiB, and may run in a thread of its own.
+    let grown = resident(program.pid()).saturating_sub(before);
+    assert!(grown < 19 << 20, "{} MiB more after eight", grown >> 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
