@@ -26,11 +26,11 @@ pub struct About {
 
 /// The whole document, with the tables that [`tables`] has made.
 pub fn document(samples: &Samples, tables: &str, about: &About) -> String {
-    let mut out = format!(
-        "# Benchmark of several instances\n\nWritten by `{} --write`; do not edit.\n\n",
-        about.command
-    );
-    out = out.replace("make bench-scale --write", "make bench-scale ARGS=--write");
+    let written_by = match about.command.strip_suffix('\'') {
+        Some(with_options) => format!("{with_options} --write'"),
+        None => format!("{} ARGS=--write", about.command),
+    };
+    let mut out = format!("# Benchmark of several instances\n\nWritten by `{written_by}`; do not edit.\n\n");
     out.push_str(&facts(&about.browser, &format!("`{}`, median of {} runs", about.command, about.runs)));
     let _ = write!(out, "\n{tables}{EXPLANATION}");
     if let Some(needs) = needs(samples) {
