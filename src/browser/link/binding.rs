@@ -150,7 +150,7 @@ impl Link {
         let tab = self.background_tab().await?;
         let (sender, inbox) = mpsc::unbounded_channel();
         self.bindings.all().insert(tab.session.clone(), sender);
-        match tab.bind(origin, script, patience, inbox).await {
+        match self.crashes.unless(&tab.id, tab.bind(origin, script, patience, inbox)).await {
             Ok(bound) => Ok((tab, bound)),
             Err(error) => {
                 self.bindings.remove(&tab.session);

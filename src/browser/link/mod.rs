@@ -8,6 +8,7 @@
 //! connection (see [`super::channel`]), but where the browser cannot reach us by any other (`binding`).
 
 mod binding;
+mod crashes;
 mod input;
 mod pump;
 mod screencast;
@@ -30,6 +31,7 @@ use url::Url;
 use super::claims::Claims;
 use binding::Bindings;
 pub(super) use binding::{BINDING, Bound};
+use crashes::Crashes;
 pub use input::{Button, Input, KeyKind, PointerKind};
 use pump::{Answer, Call, Pump};
 use screencast::Screens;
@@ -69,6 +71,9 @@ pub enum LinkError {
     /// The browser answered something that we cannot read.
     #[error("unreadable answer to {0}: {1}")]
     Unreadable(MethodId, serde_json::Error),
+    /// The tab's renderer is gone, and whatever was asked of it is never answered.
+    #[error("its page crashed")]
+    Crashed,
     /// A page could not be opened; the browser's code, such as `net::ERR_NAME_NOT_RESOLVED`.
     #[error("{0}")]
     Navigation(String),
@@ -107,6 +112,7 @@ pub struct Link {
     calls: mpsc::UnboundedSender<Call>,
     screens: Screens,
     bindings: Bindings,
+    crashes: Crashes,
     heard: Arc<Notify>,
     claims: Option<Arc<Claims>>,
     _close: Arc<DropGuard>,
@@ -130,10 +136,12 @@ impl Link {
         let (events, event_receiver) = mpsc::unbounded_channel();
         let close = CancellationToken::new();
         let (screens, bindings, heard) = (Screens::default(), Bindings::default(), Arc::<Notify>::default());
-        let pump = Pump::run(wire, (screens.clone(), bindings.clone(), heard.clone()), events, receiver);
+        let crashes = Crashes::default();
+        let shared = (screens.clone(), bindings.clone(), crashes.clone(), heard.clone());
+        let pump = Pump::run(wire, shared, events, receiver);
         tokio::spawn(close.clone().run_until_cancelled_owned(pump));
         let _close = Arc::new(close.drop_guard());
-        let link = Link { calls, screens, bindings, heard, claims, _close };
+        let link = Link { calls, screens, bindings, crashes, heard, claims, _close };
         // Tells of closed and crashed tabs; of all others (workers, extensions) we need not know.
         let filter = vec![target::FilterEntry { exclude: None, r#type: Some("page".into()) }];
         let discover = target::SetDiscoverTargetsParams {
@@ -243,7 +251,7 @@ impl Link {
 
     async fn site_tab(&self, id: target::TargetId) -> Result<Tab, LinkError> {
         let tab = self.attach(id).await?;
-        tab.report_site().await?;
+        self.crashes.unless(&tab.id, tab.report_site()).await?;
         Ok(tab)
     }
 
@@ -266,7 +274,7 @@ impl Link {
     /// and `channel` (`ws://address`), so that a redirect can carry no request anywhere else.
     pub async fn open_carrier(&self, origin: &str, channel: &str, script: &str) -> Result<Tab, LinkError> {
         let tab = self.background_tab().await?;
-        match tab.become_carrier(origin, channel, script).await {
+        match self.crashes.unless(&tab.id, tab.become_carrier(origin, channel, script)).await {
             Ok(()) => Ok(tab),
             Err(error) => {
                 tab.close().await;

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::binding::Bindings;
+use super::crashes::Crashes;
 use super::screencast::Screens;
 use super::wire::Wire;
 use super::{LinkEvent, TabId};
@@ -93,6 +94,8 @@ pub(super) struct Pump {
     screens: Screens,
     /// Carriers that speak over this connection.
     bindings: Bindings,
+    /// Tabs whose renderer is gone.
+    crashes: Crashes,
     /// Woken by whatever comes.
     heard: Arc<Notify>,
     events: mpsc::UnboundedSender<LinkEvent>,
@@ -103,14 +106,15 @@ impl Pump {
     /// happens unasked goes to `events`.
     pub async fn run(
         wire: Wire,
-        (screens, bindings, heard): (Screens, Bindings, Arc<Notify>),
+        (screens, bindings, crashes, heard): (Screens, Bindings, Crashes, Arc<Notify>),
         events: mpsc::UnboundedSender<LinkEvent>,
         mut calls: mpsc::UnboundedReceiver<Call>,
     ) {
         let (sink, mut stream) = wire.split();
         let (lines, outgoing) = mpsc::unbounded_channel();
         let (pending, tabs, blocked) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let mut pump = Pump { lines, next: 0, pending, tabs, blocked, screens, bindings, heard, events };
+        let mut pump =
+            Pump { lines, next: 0, pending, tabs, blocked, screens, bindings, crashes, heard, events };
         let mut writing = pin!(write(sink, outgoing));
         let cause = loop {
             tokio::select! {
@@ -224,10 +228,16 @@ impl Pump {
                 let moved = read::<page::EventNavigatedWithinDocument>(event.params);
                 tab.zip(moved).map(|(tab, it)| LinkEvent::Navigated(tab, it.url))
             }
-            target::EventTargetCrashed::IDENTIFIER => read::<target::EventTargetCrashed>(event.params)
-                .map(|it| LinkEvent::TabCrashed(TabId(it.target_id.into()))),
-            target::EventTargetDestroyed::IDENTIFIER => read::<target::EventTargetDestroyed>(event.params)
-                .map(|it| LinkEvent::TabGone(TabId(it.target_id.into()))),
+            target::EventTargetCrashed::IDENTIFIER => {
+                let tab =
+                    read::<target::EventTargetCrashed>(event.params).map(|it| TabId(it.target_id.into()));
+                tab.inspect(|it| self.crashes.note(it)).map(LinkEvent::TabCrashed)
+            }
+            target::EventTargetDestroyed::IDENTIFIER => {
+                let tab =
+                    read::<target::EventTargetDestroyed>(event.params).map(|it| TabId(it.target_id.into()));
+                tab.inspect(|it| self.crashes.forget(it)).map(LinkEvent::TabGone)
+            }
             dom_storage::EventDomStorageItemAdded::IDENTIFIER
             | dom_storage::EventDomStorageItemUpdated::IDENTIFIER
             | dom_storage::EventDomStorageItemRemoved::IDENTIFIER
