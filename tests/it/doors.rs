@@ -207,7 +207,7 @@ fn what_the_console_translates_is_still_said() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let phrases = fs::read_to_string(root.join("http/console/assets/reasons.js")).unwrap();
     let mut said = String::new();
-    for dir in ["browser", "browser/state"] {
+    for dir in ["browser", "browser/state", "browser/supervisor", "browser/link"] {
         for entry in fs::read_dir(root.join(dir)).unwrap() {
             said += &fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
         }

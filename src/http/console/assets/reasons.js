@@ -40,6 +40,7 @@ const PHRASES = [
   ['a beat was missed', '漏了一次心跳'],
   ['the page was lost', '页面丢失'],
   ['the browser ended', '浏览器已退出'],
+  ['its page crashed', '其页面崩溃'],
   ['answers again', '恢复应答'],
 ];
 
