@@ -27,7 +27,7 @@ const FRAME: usize = 16 * 1024;
 /// Between two pings there are so many text events.
 const PING_EVERY: u64 = 10;
 /// A reset drops what is still queued; what was written before it gets so long to leave.
-const BEFORE_RESET: Duration = Duration::from_millis(20);
+const BEFORE_RESET: Duration = Duration::from_millis(100);
 
 /// Why a body ended in the middle: it was asked to.
 #[derive(Debug, thiserror::Error)]
