@@ -96,7 +96,14 @@ pub enum ProfileError {
 /// Our hold on a profile, for as long as this lives.
 #[derive(Debug)]
 pub struct ProfileLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for ProfileLock {
+    fn drop(&mut self) {
+        // To close it would not do: a child that is just being started has it open too, until it runs its own program.
+        let _ = self.file.unlock();
+    }
 }
 
 impl ProfileLock {
@@ -128,7 +135,7 @@ impl ProfileLock {
                 _ => {}
             }
         }
-        Ok(ProfileLock { _file: file })
+        Ok(ProfileLock { file })
     }
 }
 
