@@ -170,6 +170,10 @@ async fn what_a_killed_proxy_left_there_is_closed_by_the_next_one() {
     let unused = log.lines().find(|it| it.contains("without effect")).unwrap();
     assert!(unused.contains("TABPROXY_RESOLVE, TABPROXY_TRUST_CERT"), "{unused}");
     let left = hand.wait_for_pages(1 + OURS).await;
+    // A tab is there a moment before its answer, and with that its id, has come.
+    let noted =
+        || std::fs::read_to_string(home.path().join("profile.tabs")).unwrap_or_default().lines().count();
+    eventually(noted, |it| *it == OURS).await;
     proxy.signal(rustix::process::Signal::KILL);
     proxy.ended().await;
     assert_eq!(hand.pages().await.len(), 1 + OURS, "they are still there");
