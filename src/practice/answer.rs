@@ -26,7 +26,8 @@ use super::knobs::Knobs;
 const FRAME: usize = 16 * 1024;
 /// Between two pings there are so many text events.
 const PING_EVERY: u64 = 10;
-/// A reset drops what is still queued; what was written before it gets so long to leave.
+/// A reset drops what is still queued; what was written before it gets so long to leave, and to be read: of a head
+/// that comes together with its reset, Chromium tells the page only the reset.
 const BEFORE_RESET: Duration = Duration::from_millis(100);
 
 /// Why a body ended in the middle: it was asked to.

@@ -71,7 +71,7 @@ async fn what_the_site_cuts_is_cut_and_what_it_ends_is_ended() {
     let reset = rig.ask("reset", "hello count=50 interval=10 reset=5").await;
     assert!(reset.bytes().await.is_err(), "a reset never looks like an end");
     // However soon that comes, the head is there first: without one, clients would ask again.
-    for n in 0..20 {
+    for n in 0..50 {
         let reset = rig.ask(&format!("soon{n}"), "hello count=1 reset=0").await;
         assert_eq!(reset.status(), 200);
         assert!(reset.bytes().await.is_err(), "a clean end");
