@@ -38,7 +38,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::{Fault, FaultKind, Sent};
 use crate::exchange::{Exchange, Head, PageRequest};
@@ -187,8 +187,8 @@ const FAR_UPLOAD: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(5);
 
 enum Command {
-    /// An exchange through this carrier was answered by a wall.
-    Walled(u64, Wall),
+    /// An exchange through this carrier was answered by a wall. Answered when the status says so.
+    Walled(u64, Wall, oneshot::Sender<()>),
     /// The site refused one through this carrier for want of a sign-in.
     Doubted(u64),
     Restart(Repair),
@@ -322,7 +322,10 @@ impl Browser {
             _ => None,
         };
         if let Some(wall) = wall {
-            let _ = self.commands.send(Command::Walled(carrier.generation(), wall));
+            // Who hears of the wall and comes again at once must not be led to it again.
+            let (known, knows) = oneshot::channel();
+            let _ = self.commands.send(Command::Walled(carrier.generation(), wall, known));
+            let _ = knows.await;
         }
         Err(fault.into())
     }

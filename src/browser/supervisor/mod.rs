@@ -157,7 +157,11 @@ impl Supervisor {
                 command = commands.recv() => match command {
                     Some(Command::Restart(what)) => self.apply(Event::Restart(what)),
                     Some(Command::Doubted(generation)) => self.apply(Event::Doubted(generation)),
-                    Some(Command::Walled(generation, wall)) => self.apply(Event::Walled(generation, wall)),
+                    Some(Command::Walled(generation, wall, known)) => {
+                        self.apply(Event::Walled(generation, wall));
+                        self.publish();
+                        let _ = known.send(());
+                    }
                     Some(Command::Drain) => self.apply(Event::Drain),
                     Some(Command::Stop) | None => {
                         self.apply(Event::Drain);
@@ -168,6 +172,8 @@ impl Supervisor {
                 _ = save.tick() => self.save(),
             }
         }
+        // Nobody waits for what is not heard any more.
+        drop(commands);
         self.carriers.clear();
         self.publish();
         self.close().await;
