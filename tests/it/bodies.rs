@@ -3,6 +3,8 @@
 use reqwest::Method;
 use serde_json::Value;
 use tabproxy::practice::{answer_text, pattern};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::rig::{Rig, code_of, last_text, turn};
 
@@ -153,4 +155,33 @@ async fn a_body_over_the_limit_is_refused_before_it_is_there() {
     }
     assert_eq!(rig.counters().started, before);
     assert_eq!(rig.ask("m", &turn("m", "x").to_string()).await.status(), 200, "and it goes on");
+}
+
+/// Clients that decode each piece on its own read the same as those that decode the stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_of_an_event_stream_end_where_characters_do_however_the_site_writes() {
+    let rig = Rig::ready().await;
+    let prompt = format!("{}echo=1 interval=1 split=100", "早上好👩‍👩‍👧‍👦é再见 ".repeat(50));
+    let body = turn("torn", &prompt).to_string();
+    // On the wire, since a client's library may tear what has come whole.
+    let request = format!(
+        "POST /backend-api/conversation HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut socket = TcpStream::connect(rig.addr()).await.unwrap();
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).await.unwrap();
+    let head = answer.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
+    let (mut rest, mut all, mut pieces) = (&answer[head..], String::new(), 0);
+    while !rest.starts_with(b"0\r\n") {
+        let line = rest.windows(2).position(|it| it == b"\r\n").unwrap();
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
+        all += std::str::from_utf8(&rest[line + 2..][..size]).unwrap();
+        rest = &rest[line + 2 + size + 2..];
+        pieces += 1;
+    }
+    assert!(pieces > 5, "{pieces}");
+    assert_eq!(last_text(all.as_bytes()), prompt);
 }

@@ -12,6 +12,7 @@
 //! aborts the fetch in the page) and the permit. Between two events of a silent stream it puts a ping; the
 //! server asks for one only when the client has taken what came before.
 
+mod characters;
 mod note;
 mod source;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::exchange::Exchange;
 use crate::telemetry::metrics::{self, Metrics, NOT_A_STREAM, Outcome};
 use crate::translate::{Ending, Flow, Translate};
 use crate::turns::log::Reader;
+use characters::Characters;
 pub use note::Note;
 use source::Source;
 
@@ -83,6 +85,8 @@ pub struct AnswerBody {
     /// Whether the client's head is ours.
     is_begun_early: bool,
     translation: Option<Translation>,
+    /// What of an event stream waits, where it is passed on as it is.
+    characters: Option<Characters>,
 }
 
 enum Stage {
@@ -134,7 +138,14 @@ impl AnswerBody {
     }
 
     fn at(stage: Stage, pulse: Option<Pulse>, account: Account) -> AnswerBody {
-        AnswerBody { stage, pulse, account: Some(account), is_begun_early: false, translation: None }
+        AnswerBody {
+            stage,
+            pulse,
+            account: Some(account),
+            is_begun_early: false,
+            translation: None,
+            characters: None,
+        }
     }
 
     /// The same through `translator`: the client gets nothing but what that writes, and pings. Put the note
@@ -146,8 +157,11 @@ impl AnswerBody {
     }
 
     /// An answer with this body, through `translator` if there is one.
-    pub fn respond(self, headers: HeaderMap, translator: Option<Box<dyn Translate>>) -> Response {
-        let Some(translator) = translator else { return (headers, Body::new(self)).into_response() };
+    pub fn respond(mut self, headers: HeaderMap, translator: Option<Box<dyn Translate>>) -> Response {
+        let Some(translator) = translator else {
+            self.characters = headers::is_event_stream(&headers).then(Characters::default);
+            return (headers, Body::new(self)).into_response();
+        };
         let (body, note) = self.translated(translator);
         let mut response = (headers, Body::new(body)).into_response();
         response.extensions_mut().insert(note);
@@ -177,9 +191,10 @@ impl AnswerBody {
                 },
                 Stage::Running(source) => match ready!(source.poll_chunk(cx)) {
                     Some(Ok((bytes, delay))) => {
-                        let passed = match &mut self.translation {
-                            None => Ok((Flow::On, bytes)),
-                            Some(translation) => translation.pass(&bytes),
+                        let passed = match (&mut self.translation, &mut self.characters) {
+                            (Some(translation), _) => translation.pass(&bytes),
+                            (None, Some(characters)) => Ok((Flow::On, characters.pass(bytes))),
+                            (None, None) => Ok((Flow::On, bytes)),
                         };
                         if let (Ok((_, bytes)), Some(account)) = (&passed, &self.account) {
                             account.metrics.sent(bytes.len(), delay);
@@ -191,9 +206,13 @@ impl AnswerBody {
                         }
                     }
                     Some(Err(fault)) => self.fail(fault),
-                    None => match self.translation.as_mut().map_or(Ok(Bytes::new()), Translation::end) {
-                        Ok(bytes) => self.finish(bytes),
-                        Err(fault) => self.fail(fault),
+                    None => match self.translation.as_mut().map(Translation::end) {
+                        None => {
+                            let bytes = self.waiting();
+                            self.finish(bytes)
+                        }
+                        Some(Ok(bytes)) => self.finish(bytes),
+                        Some(Err(fault)) => self.fail(fault),
                     },
                 },
                 Stage::Cut(cut, moment) => {
@@ -235,8 +254,13 @@ impl AnswerBody {
     fn fail(&mut self, fault: Fault) -> Option<Bytes> {
         self.end(Outcome::Fault(fault.kind()));
         let cut = Cut { code: fault.kind().code(), fault };
+        let waiting = self.waiting();
         let Some(translation) = &mut self.translation else {
-            return self.tell(reply::fault_event(&cut.fault), cut);
+            if waiting.is_empty() {
+                return self.tell(reply::fault_event(&cut.fault), cut);
+            }
+            self.cut(cut);
+            return Some(waiting);
         };
         let (ending, bytes) = translation.fail(&cut.fault);
         translation.note.write(cut.clone());
@@ -252,6 +276,11 @@ impl AnswerBody {
         let text = "The site answered with no stream, after this one had begun.";
         let fault = Fault::new(FaultKind::FetchFailed, text).because(format_args!("its status is {status}"));
         self.tell(reply::misfit_event(status), Cut { code: NOT_A_STREAM, fault })
+    }
+
+    /// What has come, and was not passed on yet.
+    fn waiting(&mut self) -> Bytes {
+        self.characters.as_mut().map(Characters::end).unwrap_or_default()
     }
 
     fn tell(&mut self, event: Bytes, cut: Cut) -> Option<Bytes> {

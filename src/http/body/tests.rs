@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::http::header;
+use futures::StreamExt;
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
@@ -114,6 +115,43 @@ async fn a_fault_is_an_error_after_the_bytes_before_it() {
     assert_eq!(body.frame().await.unwrap().unwrap_err().fault.kind(), FaultKind::PageLost);
     drop(body);
     bench.assert("page_lost", 0);
+}
+
+/// The pieces that a client gets of an answer of this kind, and how it ends.
+async fn pieces(kind: &str, sent: &[&[u8]], end: Result<(), Fault>) -> (Vec<Bytes>, bool) {
+    let (bench, body) = Bench::new().await;
+    let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, kind.parse().unwrap())]);
+    let mut stream = body.respond(headers, None).into_body().into_data_stream();
+    let mut got = Vec::new();
+    for piece in sent {
+        bench.pipe.data(Bytes::copy_from_slice(piece), piece.len(), Instant::now()).unwrap();
+        got.extend(stream.next().now_or_never().flatten().transpose().unwrap());
+    }
+    bench.pipe.finish(end);
+    loop {
+        match stream.next().await {
+            Some(Ok(piece)) => got.push(piece),
+            last => return (got, last.is_none()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_event_stream_is_torn_in_no_character_and_loses_none() {
+    let (early, late) = "data: 早".as_bytes().split_at(7);
+    let (events, bytes) = ("text/event-stream; charset=utf-8", "application/octet-stream");
+    let got = pieces(events, &[early, late], Ok(())).await;
+    assert_eq!(got, (vec!["data: ".into(), "早".into()], true));
+    // What never becomes whole is passed on before the end, and before a cut.
+    assert_eq!(
+        pieces(events, &[early], Ok(())).await,
+        (vec![Bytes::from("data: "), Bytes::from_static(b"\xe6")], true)
+    );
+    let lost = || Err(Fault::new(FaultKind::PageLost, "lost"));
+    assert_eq!(pieces(events, &[early], lost()).await.1, false);
+    assert_eq!(pieces(events, &[early], lost()).await.0.concat(), early);
+    // Other bodies are bytes.
+    assert_eq!(pieces(bytes, &[early, late], Ok(())).await.0, [early, late]);
 }
 
 #[tokio::test]
