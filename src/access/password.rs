@@ -13,6 +13,11 @@ use subtle::ConstantTimeEq;
 use super::digest;
 use crate::config::PASSWORD_HASH;
 
+/// Blocks of memory of this size, in bytes, are the system's own: less than a check needs, more than anything that
+/// is allocated often.
+#[cfg(target_env = "gnu")]
+const LARGE: libc::c_int = 4 << 20;
+
 /// The hash of a password, as the configuration takes it.
 ///
 /// # Errors
@@ -27,21 +32,21 @@ pub fn hash(password: &str) -> Result<String, String> {
 pub fn is_right(kept: &SecretString, shown: &str) -> bool {
     let kept = kept.expose_secret();
     if kept.starts_with(PASSWORD_HASH) {
+        do_not_keep_large_blocks();
         let parsed = PasswordHash::new(kept);
-        let is = parsed.is_ok_and(|it| Argon2::default().verify_password(shown.as_bytes(), &it).is_ok());
-        give_memory_back();
-        return is;
+        return parsed.is_ok_and(|it| Argon2::default().verify_password(shown.as_bytes(), &it).is_ok());
     }
     digest(kept).ct_eq(&digest(shown)).into()
 }
 
-/// Gives back to the system what a check has needed: glibc keeps it, once for each thread that it was needed in.
-fn give_memory_back() {
+/// Has what a check needs go back to the system with its end. Without it, glibc takes a second block of this size
+/// from the heap of the thread, and keeps it there: once for each thread that a check has run in.
+fn do_not_keep_large_blocks() {
     #[cfg(target_env = "gnu")]
     #[allow(unsafe_code)]
     // SAFETY: it may be called at any time from any thread; what is in use stays as it is.
     unsafe {
-        libc::malloc_trim(0);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
     }
 }
 
