@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 use crate::access::Desk;
 use crate::doors::{PASSWORD, come_in, state};
-use crate::rig::{PATIENCE, Program, Rig, eventually, last_text, turn};
+use crate::program::Program;
+use crate::rig::{PATIENCE, Rig, eventually, last_text, turn};
 use crate::shared::procfs::{exists, kill, members, processes, signal};
 
 /// A proxy with two browsers, both ready.

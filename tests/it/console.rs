@@ -7,14 +7,15 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use reqwest::StatusCode;
 use reqwest::header::COOKIE;
-use serde_json::json;
+use serde_json::{Value, json};
 use tabproxy::access::password;
 use tabproxy::practice::{Check, Practice, PracticeArgs, answer_text};
 
 use crate::devtools::DevTools;
 use crate::doors::{PASSWORD, come_in, state};
 use crate::operator::{Operator, Page};
-use crate::rig::{PATIENCE, Program, code_of};
+use crate::program::Program;
+use crate::rig::{PATIENCE, code_of, until};
 use crate::shared::procfs::{Process, command_line, processes};
 
 const PHONE: (u32, u32) = (390, 844);
@@ -39,15 +40,8 @@ async fn place_of(eyes: &mut DevTools, site: &Practice, selector: &str) -> (f64,
          return [(b.x + b.width / 2) / innerWidth, (b.y + b.height / 2) / innerHeight]; }})()",
         json!(selector)
     );
-    let began = Instant::now();
-    loop {
-        let place = eyes.eval(&site.home_url(), &expression).await;
-        if let (Some(x), Some(y)) = (place[0].as_f64(), place[1].as_f64()) {
-            return (x, y);
-        }
-        assert!(began.elapsed() < PATIENCE, "{selector} is not there");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let place = until(async || eyes.eval(&site.home_url(), &expression).await, Value::is_array).await;
+    (place[0].as_f64().unwrap(), place[1].as_f64().unwrap())
 }
 
 async fn frames(page: &mut Page) -> u64 {
@@ -70,15 +64,7 @@ async fn write_name(page: &mut Page, eyes: &mut DevTools, site: &Practice, by_fi
 
 /// Waits until the site's page is so.
 async fn see(eyes: &mut DevTools, site: &Practice, expression: &str, expected: &str) {
-    let began = Instant::now();
-    loop {
-        let value = eyes.eval(&site.home_url(), expression).await;
-        if value == expected {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "{expression} is {value}, not {expected}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until(async || eyes.eval(&site.home_url(), expression).await, |it| it == expected).await;
 }
 
 /// Waits for another picture.
@@ -361,10 +347,7 @@ async fn pictures_come_fast_enough_survive_another_browser_and_end_when_nobody_l
 
     // It is looked at no longer, however much it changes.
     desk.click("[data-tab=log]").await;
-    let began = Instant::now();
-    while state(&program, &cookie).await["viewers"] != 0 {
-        assert!(began.elapsed() < PATIENCE, "somebody still looks");
-    }
+    until(async || state(&program, &cookie).await, |it| it["viewers"] == 0).await;
     let mut last = u64::MAX;
     let quiet = async {
         loop {

@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tabproxy::practice::{Practice, PracticeArgs, answer_text};
 use tempfile::TempDir;
 
-use crate::rig::{Program, eventually, last_text};
+use crate::program::Program;
+use crate::rig::{eventually, last_text};
 use crate::sdks::{file, python, run};
 use crate::shared::procfs::command_line;
 
@@ -49,7 +50,7 @@ async fn little_shared_memory_is_told_with_its_remedy_and_worked_around() {
     ] {
         let setup = format!("mount -t tmpfs -o {options} tmpfs /dev/shm");
         let home = TempDir::new().unwrap();
-        let proxy = Program::in_home(home, "exec unshare -m sh", &setup, &site, &[]).await;
+        let proxy = Program::in_shell("exec unshare -m sh", &setup, home, &site, &[]).await;
         proxy.wait_ready().await;
         let told = lines(&proxy.log(), "/dev/shm");
         assert_eq!(told.len(), usize::from(complaint.is_some()), "{options}: {told:?}");

@@ -16,7 +16,8 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::nginx::{Nginx, Setup};
-use crate::rig::{Program, Rig, client};
+use crate::program::Program;
+use crate::rig::{Rig, client};
 use crate::ways;
 
 /// Runs it in an environment of nothing but `vars` and PATH.

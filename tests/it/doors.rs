@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use reqwest::header::{COOKIE, LOCATION, ORIGIN, SET_COOKIE};
 use serde_json::{Value, json};
 use tabproxy::access::password;
 use tabproxy::practice::{Practice, PracticeArgs};
 
-use crate::rig::{PATIENCE, Program, Rig, code_of, eventually, turn};
+use crate::program::Program;
+use crate::rig::{Rig, code_of, eventually, turn, until};
 use crate::shared::procfs::resident;
 
 pub const PASSWORD: &str = "correct horse";
@@ -186,17 +186,11 @@ async fn the_operator_sees_how_far_each_request_has_come() {
     let asked = ask("asked", "hello first=600000");
     eventually(|| site.counters().posts_arrived, |it| *it == 2).await;
     let waits = ask("waits", "hello");
-    let began = Instant::now();
-    loop {
-        let state = state(&program, &cookie).await;
-        let requests = state["requests"].as_array().unwrap().iter();
-        let stages: Vec<_> = requests.map(|it| it["stage"].as_str().unwrap().to_owned()).collect();
-        if stages == ["answers", "asked", "waits"] && state["queued"] == 1 {
-            break;
-        }
-        assert!(began.elapsed() < PATIENCE, "{state}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let are_told = |state: &Value| {
+        let stages = state["requests"].as_array().unwrap().iter().map(|it| &it["stage"]);
+        stages.eq(["answers", "asked", "waits"]) && state["queued"] == 1
+    };
+    until(async || state(&program, &cookie).await, are_told).await;
     asked.abort();
     waits.abort();
     drop(answering);

@@ -17,7 +17,8 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use crate::browsers::{both_ready, running};
 use crate::devtools::DevTools;
-use crate::rig::{PATIENCE, Program, Rig, code_of, eventually, last_text};
+use crate::program::Program;
+use crate::rig::{PATIENCE, Rig, code_of, eventually, last_text};
 use crate::session::{holder, open_sign_in};
 use crate::shared::foreign::Foreign;
 use crate::shared::relay::{Cut, Relay};

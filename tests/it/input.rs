@@ -10,7 +10,8 @@ use tabproxy::practice::{Practice, PracticeArgs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::rig::{PATIENCE, Program, Rig, code_of};
+use crate::program::Program;
+use crate::rig::{PATIENCE, Rig, code_of};
 use crate::shared::procfs::resident;
 
 /// Sends these bytes and reads until the other side closes; what came, and whether it did close.

@@ -7,7 +7,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tabproxy::practice::{Practice, PracticeArgs, answer_text};
 
-use crate::rig::{Program, Rig, eventually, last_text};
+use crate::program::Program;
+use crate::rig::{Rig, eventually, last_text};
 
 const HEADER: &str = "x-tabproxy-instance";
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use futures::StreamExt;
-use rustix::process::{Pid, Signal, kill_process};
+use reqwest::RequestBuilder;
+use rustix::process::Signal;
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use tabproxy::practice::{Practice, PracticeArgs};
@@ -16,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::program::Program;
 use crate::rig::{eventually, turn};
-use crate::shared::procfs::{Process, processes};
+use crate::shared::procfs::signal;
 
 fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_default()
@@ -36,6 +37,11 @@ async fn line(log: &Path, id: &str) -> Value {
     eventually(found, Option::is_some).await.unwrap()
 }
 
+/// One turn, asked by a client that accepts event streams.
+fn events(program: &Program, id: &str, prompt: &str) -> RequestBuilder {
+    program.turn(id, prompt).header("accept", "text/event-stream")
+}
+
 fn id_of(answer: &reqwest::Response) -> String {
     answer.headers()["x-request-id"].to_str().unwrap().to_owned()
 }
@@ -50,10 +56,10 @@ async fn each_request_is_one_line_that_says_how_it_went() {
         ("TABPROXY_LOG_FORMAT", "json"),
         ("TABPROXY_PING", "200ms"),
     ];
-    let program = Program::start(&site, home.path(), &env);
+    let program = Program::start(&site, &env).await;
     program.wait_ready().await;
 
-    let answer = program.ask("a", "hello count=5 interval=1 stall=2:700").send().await.unwrap();
+    let answer = events(&program, "a", "hello count=5 interval=1 stall=2:700").send().await.unwrap();
     let id = id_of(&answer);
     let body = answer.text().await.unwrap();
     assert!(body.contains(": ping\n\n"));
@@ -82,21 +88,21 @@ async fn each_request_is_one_line_that_says_how_it_went() {
     assert_eq!((&told["path"], &told["caller"]), (&"/elsewhere".into(), &"10.1.2.3".into()));
     assert_eq!(told.get("events"), None);
 
-    let mut leaves = program.ask("b", "hello count=100000 interval=20").send().await.unwrap();
+    let mut leaves = events(&program, "b", "hello count=100000 interval=20").send().await.unwrap();
     let id = id_of(&leaves);
     leaves.chunk().await.unwrap().unwrap();
     drop(leaves);
     let told = line(&log, &id).await;
     assert_eq!((&told["outcome"], &told["message"]), (&"client_gone".into(), &"the client left".into()));
     eventually(|| site.counters().active, |it| *it == 0).await;
-    let waits = tokio::spawn(program.ask("c", "hello first=60000").send());
+    let waits = tokio::spawn(events(&program, "c", "hello first=60000").send());
     eventually(|| site.counters().active, |it| *it == 1).await;
     waits.abort();
     drop(waits);
     eventually(|| requests(&log), |it| it.iter().filter(|it| it["outcome"] == "client_gone").count() == 2)
         .await;
 
-    let cut = program.ask("d", "hello count=50 interval=10 reset=5").send().await.unwrap();
+    let cut = events(&program, "d", "hello count=50 interval=10 reset=5").send().await.unwrap();
     let id = id_of(&cut);
     assert!(cut.bytes().await.is_err());
     let told = line(&log, &id).await;
@@ -111,12 +117,12 @@ async fn each_request_is_one_line_that_says_how_it_went() {
     let all = requests(&log);
     assert!(all.iter().all(|it| it["path"] != "/readyz"));
     assert_eq!(all.len(), 6, "one line each");
-    let sorted = |path: &Path| {
-        let mut lines: Vec<_> = text(path).lines().map(str::to_owned).collect();
+    let sorted = |log: &str| {
+        let mut lines: Vec<_> = log.lines().map(str::to_owned).collect();
         lines.sort_unstable();
         lines
     };
-    eventually(|| sorted(&program.stdout) == sorted(&log), |it| *it).await;
+    eventually(|| sorted(&program.log()) == sorted(&text(&log)), |it| *it).await;
     assert!(text(&log).contains("warming -> ready after"));
 }
 
@@ -130,8 +136,7 @@ async fn a_full_log_begins_anew_and_whoever_follows_it_goes_on_following() {
         ("TABPROXY_LOG_SIZE", "4KiB"),
         ("TABPROXY_LOG_KEEP", "2"),
     ];
-    let program = Program::start(&site, home.path(), &env);
-    program.wait_for("/healthz").await;
+    let program = Program::start(&site, &env).await;
     let inode = fs::metadata(&log).unwrap().ino();
     let followed = home.path().join("followed");
     let mut tail = Command::new("tail");
@@ -152,16 +157,15 @@ async fn a_full_log_begins_anew_and_whoever_follows_it_goes_on_following() {
         assert!(size > 0 && size <= 4096, "{name}: {size}");
     }
     assert!(!home.path().join("tabproxy.log.3").exists());
-    assert_eq!(text(&program.stdout).matches("path_not_allowed").count(), 200, "stdout has them all");
+    assert_eq!(program.log().matches("path_not_allowed").count(), 200, "stdout has them all");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_loses_lines_counts_them_and_stops_nothing() {
     let site = Practice::start(PracticeArgs::default()).await.unwrap();
-    let home = TempDir::new().unwrap();
-    let program = Program::start(&site, home.path(), &[("TABPROXY_LOG_FILE", "/dev/full")]);
+    let program = Program::start(&site, &[("TABPROXY_LOG_FILE", "/dev/full")]).await;
     program.wait_ready().await;
-    let answer = program.ask("a", "hello count=3").send().await.unwrap();
+    let answer = events(&program, "a", "hello count=3").send().await.unwrap();
     assert!(answer.text().await.unwrap().ends_with("data: [DONE]\n\n"));
     let metrics = program.client.get(program.url("/metrics")).send().await.unwrap().text().await.unwrap();
     let lost = metrics.lines().find_map(|it| it.strip_prefix("tabproxy_log_lines_lost_total ")).unwrap();
@@ -190,7 +194,7 @@ async fn no_secret_is_in_any_line_figure_or_error() {
             ("TABPROXY_ADMIN_PASSWORD", "canary-admin"),
             ("TABPROXY_API_TARGET", &target),
         ];
-        let program = Program::start(&site, home.path(), &env);
+        let program = Program::start(&site, &env).await;
         program.wait_ready().await;
         let mut told = String::new();
 
@@ -238,7 +242,7 @@ async fn no_secret_is_in_any_line_figure_or_error() {
                 .patch(program.url("/admin/password"))
                 .header("authorization", "canary-admin")
                 .body("{\"password\":\"canary-next\"}"),
-            program.ask("canary-401", "canary status=401").bearer_auth(key),
+            events(&program, "canary-401", "canary status=401").bearer_auth(key),
         ] {
             let answer = request.send().await.unwrap();
             // What the site itself says back is the caller's own.
@@ -254,7 +258,7 @@ async fn no_secret_is_in_any_line_figure_or_error() {
 
         // Everything that a caller says, and what the site answers: the prompt once more.
         let ask = |id: &str, knobs: &str| {
-            let request = program.ask(id, &format!("canary-prompt {knobs}"));
+            let request = events(&program, id, &format!("canary-prompt {knobs}"));
             let request =
                 request.header("authorization", "Bearer canary-bearer").header("cookie", "a=canary-cookie");
             request.header("oai-device-id", "canary-device").header("x-authorization", "canary-other")
@@ -317,7 +321,8 @@ async fn no_secret_is_in_any_line_figure_or_error() {
         let mut early = ask("canary-early", "first=60000").send().await.unwrap();
         assert!(early.chunk().await.unwrap().unwrap().starts_with(b": ping\n\n"));
         drop(ask("canary-gone", "count=100000 interval=20").send().await.unwrap());
-        eventually(|| browser_of(program.pid()), Option::is_some).await.map(kill).unwrap();
+        let browser = eventually(|| program.browser(), Option::is_some).await.unwrap();
+        signal(browser, Signal::KILL);
         while let Some(Ok(_)) = cut.next().await {}
         while let Ok(Some(chunk)) = early.chunk().await {
             told += &String::from_utf8_lossy(&chunk);
@@ -333,19 +338,9 @@ async fn no_secret_is_in_any_line_figure_or_error() {
 
         told += &program.client.get(program.url("/metrics")).send().await.unwrap().text().await.unwrap();
         told += &text(&log);
-        told += &text(&program.stdout);
+        told += &program.log();
         let hits: Vec<_> = told.lines().filter(|it| it.contains("canary") || it.contains(secret)).collect();
         assert!(hits.is_empty(), "{level}: {hits:#?}");
         assert_eq!(turn("canary", "x")["messages"][0]["id"], "canary", "the canaries were sent");
     }
-}
-
-fn kill(browser: Pid) {
-    kill_process(browser, Signal::KILL).unwrap();
-}
-
-/// The child of this process that leads a group of its own.
-fn browser_of(parent: Pid) -> Option<Pid> {
-    let is_it = |it: &Process| it.parent == parent.as_raw_nonzero().get() && it.group == it.pid;
-    processes().into_iter().find(is_it).and_then(|it| Pid::from_raw(it.pid))
 }

@@ -3,14 +3,13 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tabproxy::practice::answer_text;
 use tempfile::TempDir;
@@ -19,113 +18,23 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use crate::access::Desk;
 use crate::program::Program;
-use crate::rig::{PATIENCE, Rig, client, eventually, last_text, turn};
+use crate::rig::{Rig, client, eventually, last_text, turn, until};
+pub use crate::shared::nginx::Setup;
+use crate::shared::{free_port, nginx};
 
-/// What a test changes in the project's files.
-pub struct Setup<'a> {
-    /// `TABPROXY_UPSTREAM`.
-    pub upstream: String,
-    /// `TABPROXY_RESOLVER`.
-    pub resolver: String,
-    /// The servers of the group.
-    pub pool: Vec<SocketAddr>,
-    /// The file that has it.
-    pub group: &'static str,
-    pub changes: &'a [(&'a str, &'a str)],
-    /// Names and texts of files beside the configuration, where the certificate is looked for.
-    pub files: &'a [(&'a str, &'a str)],
-}
-
-impl Setup<'_> {
-    pub fn at(addr: SocketAddr) -> Setup<'static> {
-        let resolver = "127.0.0.1:9".into();
-        let (pool, group) = (vec![addr], "pool.conf");
-        Setup { upstream: addr.to_string(), resolver, pool, group, changes: &[], files: &[] }
-    }
-
-    fn pool(pool: Vec<SocketAddr>) -> Setup<'static> {
-        Setup { upstream: "tabproxy_pool".into(), pool, ..Setup::at(nobody()) }
-    }
-}
-
+/// One of its own for each test, and who speaks to it.
 pub struct Nginx {
-    child: Child,
-    addr: SocketAddr,
+    program: nginx::Nginx,
     client: reqwest::Client,
-    home: TempDir,
 }
 
 impl Nginx {
     pub async fn start(setup: Setup<'_>) -> Nginx {
-        // Between the system's picking a port and nginx's taking it, another may.
-        for _ in 0..5 {
-            if let Some(nginx) = Nginx::try_start(&setup).await {
-                return nginx;
-            }
-        }
-        panic!("nginx does not start");
-    }
-
-    async fn try_start(setup: &Setup<'_>) -> Option<Nginx> {
-        let home = TempDir::new().unwrap();
-        let addr = nobody();
-        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("nginx");
-        let mut site = fs::read_to_string(files.join("tabproxy.conf.template")).unwrap();
-        let listen = format!("listen {addr}");
-        for (from, to) in [
-            ("${TABPROXY_UPSTREAM}", setup.upstream.as_str()),
-            ("${TABPROXY_RESOLVER}", &setup.resolver),
-            ("listen 80", &listen),
-            ("/etc/nginx/tabproxy/tls", home.path().to_str().unwrap()),
-            ("/etc/nginx/tabproxy", files.to_str().unwrap()),
-            ("/var/log/nginx", home.path().to_str().unwrap()),
-        ]
-        .iter()
-        .chain(setup.changes)
-        {
-            assert!(site.contains(from), "{from} is not in the file");
-            site = site.replace(from, to);
-        }
-        for (name, text) in setup.files {
-            fs::write(home.path().join(name), text).unwrap();
-        }
-        let pool = fs::read_to_string(files.join(setup.group)).unwrap();
-        let servers: Vec<_> = setup.pool.iter().map(|it| format!("server {it} max_fails=0;")).collect();
-        assert!(pool.contains("server 127.0.0.1:3000 max_fails=0;"));
-        let pool = pool.replacen("server 127.0.0.1:3000 max_fails=0;", &servers.join("\n"), 1);
-        let temp = |kind: &str| format!("{kind}_temp_path {}/{kind};\n", home.path().display());
-        let temps: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(temp).concat();
-        let main = format!(
-            "daemon off;\npid {0}/pid;\nerror_log {0}/error.log info;\nworker_processes 1;\n\
-             events {{ worker_connections 256; }}\nhttp {{\naccess_log off;\n{temps}{pool}\n{site}\n}}\n",
-            home.path().display(),
-        );
-        // What nginx runs as when root starts it must be able to read the pages, and to write here.
-        let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
-        fs::write(home.path().join("nginx.conf"), format!("{user}{main}")).unwrap();
-        // Outside root's PATH on Debian.
-        let there = Path::new("/usr/sbin/nginx");
-        let mut command = Command::new(if there.exists() { there } else { Path::new("nginx") });
-        command.arg("-p").arg(home.path()).arg("-c").arg(home.path().join("nginx.conf"));
-        command.arg("-e").arg(home.path().join("error.log"));
-        let mut child = command.stderr(Stdio::null()).spawn().expect("nginx is installed (make deps)");
-        let client = client();
-        let mut tick = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            tick.tick().await;
-            if child.try_wait().unwrap().is_some() {
-                let log = fs::read_to_string(home.path().join("error.log")).unwrap_or_default();
-                assert!(log.contains("Address already in use"), "{log}");
-                return None;
-            }
-            if tokio::net::TcpStream::connect(addr).await.is_ok() {
-                return Some(Nginx { child, addr, client, home });
-            }
-        }
+        Nginx { program: nginx::Nginx::start(&setup).await.unwrap(), client: client() }
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.addr)
+        format!("http://{}{path}", self.program.addr)
     }
 
     async fn get(&self, path: &str, accept: &str) -> reqwest::Response {
@@ -138,23 +47,13 @@ impl Nginx {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.home.path().join("error.log")).unwrap()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // A clean stop of the master ends its worker; killed, it would leave it behind.
-        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let _ = self.child.wait();
+        self.program.log()
     }
 }
 
 /// An address where nobody listens.
 fn nobody() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    free_port().unwrap()
 }
 
 /// A server that takes connections and requests and never says a word; counts the requests' first reads.
@@ -323,7 +222,7 @@ async fn a_key_in_the_path_passes_and_is_in_no_log() {
     assert_eq!(down.status(), 502);
     assert!(down.text().await.unwrap().starts_with('{'));
     assert_eq!(nginx.get("/backend-api/models", "*/*").await.status(), 502);
-    let access = || fs::read_to_string(nginx.home.path().join("access.log")).unwrap_or_default();
+    let access = || nginx.program.read("access.log");
     let all = eventually(access, |it| it.lines().count() >= 7).await + &nginx.log();
     assert!(all.contains("\"POST /k/-/backend-api/conversation HTTP/1.1\" 200"), "{all}");
     assert!(all.contains("GET /k/-/v1/models"), "{all}");
@@ -398,7 +297,7 @@ async fn when_nobody_answers_nginx_says_so_in_the_callers_format() {
         "//metrics",
         "/healthz/x",
     ] {
-        let mut socket = tokio::net::TcpStream::connect(dead.addr).await.unwrap();
+        let mut socket = tokio::net::TcpStream::connect(dead.program.addr).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
@@ -432,12 +331,8 @@ async fn the_page_for_people_refreshes_itself_once_requests_are_served_again() {
     let port = eventually(port, |it| it.contains('\n')).await;
     let tabs = format!("http://127.0.0.1:{}/json/list", port.lines().next().unwrap());
     let titled = async |title: &str| {
-        let look = async {
-            while !client().get(&tabs).send().await.unwrap().text().await.unwrap().contains(title) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, look).await.unwrap_or_else(|_| panic!("no page {title}"));
+        let look = async || client().get(&tabs).send().await.unwrap().text().await.unwrap();
+        until(look, |it| it.contains(title)).await;
     };
     titled("502 · being set up").await;
     named(away, "<title>it is back</title>").await;
@@ -487,12 +382,8 @@ async fn a_name_that_moves_is_found_again() {
     let nginx = Nginx::start(Setup { upstream, resolver, ..Setup::at(one) }).await;
     assert_eq!(nginx.get("/backend-api/x", "*/*").await.text().await.unwrap(), "one");
     last.store(2, Ordering::Relaxed);
-    let moved = async {
-        while nginx.get("/backend-api/x", "*/*").await.text().await.unwrap() != "two" {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, moved).await.expect("found again");
+    let served = async || nginx.get("/backend-api/x", "*/*").await.text().await.unwrap();
+    until(served, |it| it == "two").await;
 }
 
 /// As in Docker, where all instances bear one name.
@@ -519,8 +410,7 @@ async fn a_name_with_several_addresses_is_served_by_all_of_them_but_the_dead() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_servers_the_other_serves_when_one_is_dead_or_stands_still() {
     let rig = Rig::ready().await;
-    let home = TempDir::new().unwrap();
-    let other = Program::start(&rig.site, home.path(), &[]);
+    let other = Program::start(&rig.site, &[]).await;
     other.wait_ready().await;
     let dead = nobody();
     let nginx = Nginx::start(Setup::pool(vec![dead, rig.addr()])).await;
@@ -532,7 +422,7 @@ async fn of_two_servers_the_other_serves_when_one_is_dead_or_stands_still() {
 
     let changes = [("proxy_read_timeout 10s", "proxy_read_timeout 3s")];
     let nginx = Nginx::start(Setup { changes: &changes, ..Setup::pool(vec![other.addr, rig.addr()]) }).await;
-    kill_process(other.pid(), Signal::STOP).unwrap();
+    other.signal(Signal::STOP);
     let asks = (0..6).map(|n| {
         let nginx = &nginx;
         async move {
@@ -547,7 +437,7 @@ async fn of_two_servers_the_other_serves_when_one_is_dead_or_stands_still() {
     // What can be repeated is, so that nobody notices.
     let again = nginx.get("/backend-api/models", "text/event-stream").await;
     assert_eq!(again.status(), 200);
-    kill_process(other.pid(), Signal::CONT).unwrap();
+    other.signal(Signal::CONT);
     drop(other);
     let posts = rig.counters().posts_by_message_id;
     assert!(posts.values().all(|it| *it == 1), "{posts:?}");
@@ -653,8 +543,7 @@ async fn with_affinity_a_caller_stays_with_one_server_and_only_the_share_of_a_de
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_stops_hands_over() {
     let rig = Rig::ready().await;
-    let home = TempDir::new().unwrap();
-    let leaves = Program::start(&rig.site, home.path(), &[("TABPROXY_DRAIN", "60s")]);
+    let leaves = Program::start(&rig.site, &[("TABPROXY_DRAIN", "60s")]).await;
     leaves.wait_ready().await;
     let nginx = Nginx::start(Setup::pool(vec![leaves.addr, rig.addr()])).await;
     let nginx = Arc::new(nginx);
@@ -690,7 +579,7 @@ async fn an_instance_that_stops_hands_over() {
     let seen =
         |before: usize| eventually(|| rig.counters().posts_by_message_id.len(), move |it| *it >= before + 60);
     seen(4).await;
-    kill_process(leaves.pid(), Signal::TERM).unwrap();
+    leaves.signal(Signal::TERM);
     let refuses = || std::net::TcpStream::connect(leaves.addr).is_err();
     eventually(refuses, |it| *it).await;
     seen(rig.counters().posts_by_message_id.len()).await;

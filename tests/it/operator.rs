@@ -12,7 +12,7 @@ use tabproxy::browser::launch::find_chromium;
 use tempfile::TempDir;
 
 use crate::devtools::DevTools;
-use crate::rig::PATIENCE;
+use crate::rig::{PATIENCE, eventually, until};
 
 /// The operator's browser.
 pub struct Operator {
@@ -60,17 +60,12 @@ impl Operator {
 
     async fn address(&self) -> String {
         let file = self.profile.path().join("DevToolsActivePort");
-        let began = Instant::now();
-        loop {
-            if let Ok(text) = std::fs::read_to_string(&file)
-                && let Some((port, path)) = text.split_once('\n')
-                && !path.is_empty()
-            {
-                return format!("ws://127.0.0.1:{port}{}", path.trim());
-            }
-            assert!(began.elapsed() < PATIENCE, "the operator's browser does not start");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let read = || {
+            let text = std::fs::read_to_string(&file).ok()?;
+            let (port, path) = text.split_once('\n')?;
+            (!path.is_empty()).then(|| format!("ws://127.0.0.1:{port}{}", path.trim()))
+        };
+        eventually(read, Option::is_some).await.unwrap()
     }
 }
 
@@ -173,11 +168,8 @@ impl Page {
 
     /// Answers the question whether this is meant.
     pub async fn agree(&mut self) {
-        let began = Instant::now();
-        while self.call("Page.handleJavaScriptDialog", json!({"accept": true})).await.is_null() {
-            assert!(began.elapsed() < PATIENCE, "nothing is asked");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let answer = async || self.call("Page.handleJavaScriptDialog", json!({"accept": true})).await;
+        until(answer, |it| !it.is_null()).await;
     }
 
     /// The same as [`Page::click`], where the page asks whether this is meant: it stands still meanwhile.

@@ -7,12 +7,14 @@ use futures::future::join_all;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tabproxy::config::Config;
 use tabproxy::practice::{Practice, PracticeArgs, answer_text};
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::Barrier;
 use tokio_util::sync::CancellationToken;
 
-use crate::rig::{PATIENCE, Program, Rig, eventually, last_text, turn};
+use crate::program::Program;
+use crate::rig::{PATIENCE, Rig, eventually, last_text, turn};
 use crate::shared::procfs::{cpu_of, of_kind, resident};
 
 const MB: u64 = 1 << 20;
@@ -349,7 +351,7 @@ async fn thousands_of_requests_leave_nothing_behind() {
 async fn few_descriptors_are_enough_to_refuse_and_to_recover() {
     let site = Practice::start(PracticeArgs::default()).await.unwrap();
     // The browser raises its own limit up to the hard one; the proxy lives with this.
-    let proxy = Program::wrapped("ulimit -S -n 64", &site, &[]).await;
+    let proxy = Program::in_shell("exec sh", "ulimit -S -n 64", TempDir::new().unwrap(), &site, &[]).await;
     proxy.wait_ready().await;
     starve(&proxy, &site).await;
     // With fewer yet: a handful of connections more than there are. The limit counts numbers, not descriptors.

@@ -320,14 +320,13 @@ async fn an_api_is_reached_over_tls_and_only_if_an_authority_vouches_for_it() {
     let target = format!("https://localhost:{}/practice/", site.addr().port());
     for is_known in [true, false] {
         let home = TempDir::new().unwrap();
-        let cert = home.path().join("cert.pem");
+        let cert = home.path().join("cert.pem").display().to_string();
         let mut env = vec![("TABPROXY_API_TARGET", target.as_str()), ("TABPROXY_CHROMIUM", "/bin/false")];
         // Where it finds the authorities, as every OpenSSL program does.
         if is_known {
-            env.push(("SSL_CERT_FILE", cert.to_str().unwrap()));
+            env.push(("SSL_CERT_FILE", &cert));
         }
-        let program = Program::start(&site, home.path(), &env);
-        program.wait_for("/healthz").await;
+        let program = Program::in_home(home, &site, &env).await;
         let answer = program
             .client
             .get(program.url("/platform/counters"))

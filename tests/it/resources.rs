@@ -18,7 +18,8 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::rig::{PATIENCE, Program, Rig, code_of, eventually, last_text};
+use crate::program::Program;
+use crate::rig::{PATIENCE, Rig, code_of, eventually, last_text};
 use crate::shared::procfs::{Process, command_line, members, processes};
 
 async fn site() -> Practice {
@@ -89,7 +90,7 @@ async fn a_living_owner_keeps_the_profile_and_a_dead_or_foreign_one_does_not() {
             let _ = fs::remove_file(&lock);
             symlink("another-container-77", &lock).unwrap();
         }
-        let mut proxy = Program::in_home(home.take().unwrap(), "exec sh", "", &site, &[]).await;
+        let mut proxy = Program::in_home(home.take().unwrap(), &site, &[]).await;
         proxy.wait_ready().await;
         proxy.signal(Signal::TERM);
         assert_eq!(proxy.ended().await.code(), Some(0));
@@ -102,7 +103,7 @@ async fn a_killed_proxy_leaves_no_chromium_and_the_next_one_starts_on_its_profil
     let site = site().await;
     let mut home = Some(TempDir::new().unwrap());
     for round in 0..2 {
-        let mut proxy = Program::in_home(home.take().unwrap(), "exec sh", "", &site, &[]).await;
+        let mut proxy = Program::in_home(home.take().unwrap(), &site, &[]).await;
         proxy.wait_ready().await;
         let browser = proxy.browser().unwrap();
         let mut stream =
@@ -316,7 +317,7 @@ async fn a_full_disk_is_told_and_survived() {
     );
     let (profile, log) = (format!("{shown}/profile"), format!("{shown}/log/tabproxy.log"));
     let vars = [("TABPROXY_PROFILE", &*profile), ("TABPROXY_LOG_FILE", &*log), ("TABPROXY_QUEUE_WAIT", "1s")];
-    let proxy = Program::in_home(home, "exec unshare -m sh", &setup, &site, &vars).await;
+    let proxy = Program::in_shell("exec unshare -m sh", &setup, home, &site, &vars).await;
     // The disk as the proxy sees it.
     let inside = PathBuf::from(format!("/proc/{}/root{shown}", proxy.pid()));
 

@@ -11,11 +11,11 @@ use tabproxy::Server;
 use tabproxy::config::{self, BrowserAddress, Config};
 use tabproxy::practice::{Counters, Practice, PracticeArgs, answer_text};
 use tempfile::TempDir;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::shared::foreign::Foreign;
 use crate::shared::limit::Limit;
-use crate::shared::procfs;
 
 /// The longest that anything in a test may take, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -205,11 +205,20 @@ pub async fn eventually<T: std::fmt::Debug>(
     mut look: impl FnMut() -> T,
     condition: impl Fn(&T) -> bool,
 ) -> T {
+    until(async || look(), condition).await
+}
+
+/// The same for a look that has to wait itself.
+pub async fn until<T: std::fmt::Debug>(
+    mut look: impl AsyncFnMut() -> T,
+    condition: impl Fn(&T) -> bool,
+) -> T {
     let began = Instant::now();
     let mut tick = tokio::time::interval(Duration::from_millis(10));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let now = look();
+        let now = look().await;
         if condition(&now) {
             return now;
         }
@@ -222,121 +231,4 @@ pub async fn code_of(response: reqwest::Response) -> String {
     let body: Value = response.json().await.unwrap();
     assert!(body["error"]["message"].as_str().is_some_and(|it| !it.is_empty()), "{body}");
     body["error"]["code"].as_str().unwrap().to_owned()
-}
-
-/// The program itself as a child process, with a directory of its own, in front of a practice site.
-pub struct Program {
-    pub home: TempDir,
-    pub addr: SocketAddr,
-    pub client: reqwest::Client,
-    child: std::process::Child,
-    _limit: Limit,
-}
-
-impl Program {
-    /// Starts it; `vars` are added to an environment of nothing but PATH and what points it at the site.
-    pub async fn start(site: &Practice, vars: &[(&str, &str)]) -> Program {
-        Program::wrapped("", site, vars).await
-    }
-
-    /// The same, in a shell that has run `setup` before: it may change limits, but not fork.
-    pub async fn wrapped(setup: &str, site: &Practice, vars: &[(&str, &str)]) -> Program {
-        let home = tempfile::tempdir().unwrap();
-        Program::in_home(home, "exec sh", setup, site, vars).await
-    }
-
-    /// The same in a directory that exists, by a shell that `shell` becomes.
-    pub async fn in_home(
-        home: TempDir,
-        shell: &str,
-        setup: &str,
-        site: &Practice,
-        vars: &[(&str, &str)],
-    ) -> Program {
-        let cert = home.path().join("cert.pem");
-        std::fs::write(&cert, site.cert_pem()).unwrap();
-        let said = std::fs::File::create(home.path().join("stdout")).unwrap();
-        let script = format!("{setup}\nexec \"$0\" serve");
-        let mut command = std::process::Command::new("sh");
-        command.arg("-c").arg(format!("{shell} -c \"$SCRIPT\" \"$0\"")).arg(env!("CARGO_BIN_EXE_tabproxy"));
-        command.env_clear().env("SCRIPT", script).env("PATH", std::env::var("PATH").unwrap());
-        command.env("HOME", home.path()).env("TABPROXY_HEADLESS", "true");
-        command.env("TABPROXY_LISTEN", "127.0.0.1:0").env("TABPROXY_ORIGIN", site.front_url());
-        command.env("TABPROXY_RESOLVE", site.resolve()).env("TABPROXY_TRUST_CERT", &cert);
-        command.env("TABPROXY_PROFILE", home.path().join("profile")).envs(vars.iter().copied());
-        command.stdin(std::process::Stdio::null()).stdout(said.try_clone().unwrap()).stderr(said);
-        let child = command.spawn().unwrap();
-        let client = client();
-        let said = home.path().join("stdout");
-        let limit = Limit::new(move || std::fs::read_to_string(said).unwrap_or_default());
-        let mut program = Program { home, addr: ([0; 4], 0).into(), client, child, _limit: limit };
-        let listening = |log: &String| log.contains("listening on http://");
-        let log = eventually(|| program.log(), listening).await;
-        let addr = log.split("listening on http://").nth(1).and_then(|it| it.split_whitespace().next());
-        program.addr = addr.unwrap().parse().unwrap();
-        program
-    }
-
-    /// What it has logged so far.
-    pub fn log(&self) -> String {
-        let said = std::fs::read(self.home.path().join("stdout")).unwrap();
-        String::from_utf8_lossy(&said).into_owned()
-    }
-
-    pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.addr)
-    }
-
-    pub async fn get(&self, path: &str) -> reqwest::Response {
-        self.client.get(self.url(path)).send().await.unwrap()
-    }
-
-    /// As [`Rig::ask`].
-    pub async fn ask(&self, id: &str, prompt: &str) -> reqwest::Response {
-        self.client.post(self.url("/backend-api/conversation")).json(&turn(id, prompt)).send().await.unwrap()
-    }
-
-    /// The value of a metric without labels.
-    pub async fn metric(&self, name: &str) -> f64 {
-        let text = self.get("/metrics").await.text().await.unwrap();
-        let line = text.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("{name} is not in {text}")).parse().unwrap()
-    }
-
-    pub async fn wait_ready(&self) {
-        let began = Instant::now();
-        let mut tick = tokio::time::interval(Duration::from_millis(20));
-        while self.get("/readyz").await.status() != 200 {
-            tick.tick().await;
-            assert!(began.elapsed() < PATIENCE, "not ready: {}", self.log());
-        }
-    }
-
-    pub fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
-    }
-
-    /// The main process of its browser, while there is one.
-    pub fn browser(&self) -> Option<i32> {
-        procfs::processes()
-            .into_iter()
-            .find(|it| it.parent == self.pid() && it.group == it.pid)
-            .map(|it| it.pid)
-    }
-
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        procfs::signal(self.pid(), signal);
-    }
-
-    /// Waits for its end.
-    pub async fn ended(&mut self) -> std::process::ExitStatus {
-        eventually(|| self.child.try_wait().unwrap(), Option::is_some).await.unwrap()
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }

@@ -7,8 +7,9 @@ use tabproxy::practice::{Practice, PracticeArgs};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::program::Program;
 use crate::pty::Pty;
-use crate::rig::{Program, Rig, eventually};
+use crate::rig::{Rig, eventually};
 
 async fn status(args: &[&str]) -> (Output, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tabproxy"));

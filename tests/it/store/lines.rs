@@ -9,7 +9,8 @@ use tabproxy::store::{Memory, Redis};
 use tokio::io::AsyncWriteExt;
 
 use super::server::{RedisProgram, server};
-use crate::rig::{Program, eventually};
+use crate::program::Program;
+use crate::rig::eventually;
 
 /// What is said of the server at `url`.
 async fn told(url: &str) -> String {
@@ -28,7 +29,7 @@ async fn said(server: &RedisServer) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_will_not_do_is_told_with_its_remedy() {
     let redis = RedisProgram::start().await;
-    let (url, address) = (redis.url(), redis.address());
+    let (url, address) = (redis.url(), redis.addr.to_string());
     let fine = told(&url).await;
     assert!(fine.starts_with("fine: ") && fine.contains('.'), "{fine}");
     let wrong = told(&format!("redis://:canary-wrong@{address}")).await;
@@ -64,21 +65,28 @@ async fn what_will_not_do_is_told_with_its_remedy() {
     assert!(silence.contains("cannot be reached") || silence.contains("does not answer"), "{silence}");
 
     // What can be read and not written, and what is part of something larger.
-    let primary = redis.address().replace(':', " ");
+    let primary = redis.addr.to_string().replace(':', " ");
     let replica =
-        RedisProgram::with(&["--replicaof", &primary, "--masterauth", super::server::PASSWORD], false).await;
+        RedisProgram::launch(&["--replicaof", &primary, "--masterauth", super::server::PASSWORD], false)
+            .await
+            .unwrap();
     assert!(said(&replica.server()).await.contains("is a replica"));
-    let cluster = RedisProgram::with(&["--cluster-enabled", "yes"], false).await;
+    let cluster = RedisProgram::launch(&["--cluster-enabled", "yes"], false).await.unwrap();
     assert!(said(&cluster.server()).await.contains("is part of a cluster"));
     // A user that may not do what is needed, and one that may do just that.
-    let _: () = redis.command(&["ACL", "SETUSER", "canary-small", "on", ">canary", "~tabproxy:*", "+ping"]);
+    let _: () = redis
+        .command(&["ACL", "SETUSER", "canary-small", "on", ">canary", "~tabproxy:*", "+ping"])
+        .await
+        .unwrap();
     let small = told(&format!("redis://canary-small:canary@{address}")).await;
     assert!(small.contains("does not let this user") && small.contains("~tabproxy:*"), "{small}");
     let rules =
         ["ACL", "SETUSER", "own", "on", ">canary", "~tabproxy:*", "+@all", "-@admin", "-@dangerous", "+info"];
-    let _: () = redis.command(&rules);
+    let _: () = redis.command(&rules).await.unwrap();
     assert!(told(&format!("redis://own:canary@{address}")).await.starts_with("fine: "));
-    let full = RedisProgram::with(&["--maxmemory", "100kb", "--maxmemory-policy", "noeviction"], false).await;
+    let full = RedisProgram::launch(&["--maxmemory", "100kb", "--maxmemory-policy", "noeviction"], false)
+        .await
+        .unwrap();
     let line = said(&full.server()).await;
     assert!(line.contains("no memory left"), "{line}");
 }
@@ -114,7 +122,7 @@ async fn it_is_spoken_to_over_tls_where_the_authority_is_known() {
         "--tls-auth-clients",
         "no",
     ];
-    let redis = RedisProgram::with(&options, true).await;
+    let redis = RedisProgram::launch(&options, true).await.unwrap();
     let stranger = said(&redis.server()).await;
     assert!(stranger.contains("not trusted") && stranger.contains("TABPROXY_REDIS_CA"), "{stranger}");
     let known = RedisServer { authorities: Some(authority), ..redis.server() };
@@ -137,11 +145,11 @@ async fn it_is_spoken_to_over_tls_where_the_authority_is_known() {
 async fn a_refused_password_keeps_the_program_from_being_ready_until_it_is_right() {
     let redis = RedisProgram::start().await;
     let site = Practice::start(PracticeArgs::default()).await.unwrap();
-    let url = format!("redis://:canary-other@{}", redis.address());
+    let url = format!("redis://:canary-other@{}", redis.addr);
     let program = Program::start(&site, &[("TABPROXY_REDIS", &url)]).await;
     let refused = |log: &String| log.contains("refuses the password");
     let log = eventually(|| program.log(), refused).await;
-    assert!(log.contains(&redis.address()) && log.contains("correct user and password"), "{log}");
+    assert!(log.contains(&redis.addr.to_string()) && log.contains("correct user and password"), "{log}");
     // The browser gets ready meanwhile, and that is not enough.
     let ready = |log: &String| log.contains("ready") && log.contains("listening");
     eventually(|| program.log(), ready).await;
@@ -149,12 +157,12 @@ async fn a_refused_password_keeps_the_program_from_being_ready_until_it_is_right
     assert_eq!(answer.status(), 503);
     let text = answer.text().await.unwrap();
     assert!(
-        text.contains("\"shared\"") && !text.contains("canary") && !text.contains(&redis.address()),
+        text.contains("\"shared\"") && !text.contains("canary") && !text.contains(&redis.addr.to_string()),
         "{text}"
     );
     assert_eq!(program.metric("tabproxy_redis_up").await, 0.0);
 
-    let _: () = redis.command(&["ACL", "SETUSER", "default", ">canary-other"]);
+    let _: () = redis.command(&["ACL", "SETUSER", "default", ">canary-other"]).await.unwrap();
     program.wait_ready().await;
     assert_eq!(program.metric("tabproxy_redis_up").await, 1.0);
     let log = program.log();

@@ -48,7 +48,7 @@ async fn again(rig: &Rig, id: &str, conversation: &str) -> reqwest::Response {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_redis_turns_are_refused_while_streams_and_plain_requests_go_on_until_it_is_back() {
-    let mut redis = RedisProgram::start().await;
+    let redis = RedisProgram::start().await;
     let rig = rig(&redis, WhenLost::Refuse).await;
     let conversation = conversation_in(&rig.ask("first", "hello count=1").await.text().await.unwrap());
     let prompt = "hello count=150 interval=20";
@@ -71,7 +71,7 @@ async fn without_redis_turns_are_refused_while_streams_and_plain_requests_go_on_
     let rest = running.bytes().await.unwrap();
     assert_eq!(last_text(&[&first[..], &rest[..]].concat()), answer_text(prompt), "whole");
 
-    redis.restart().await;
+    redis.restart().await.unwrap();
     until_up(&rig, 1.0).await;
     assert_eq!(again(&rig, "accepted", &conversation).await.status(), 200);
     assert!(metric(&rig, "tabproxy_redis_seconds_count").await > 0.0);
@@ -80,7 +80,7 @@ async fn without_redis_turns_are_refused_while_streams_and_plain_requests_go_on_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_redis_an_instance_decides_alone_where_it_is_told_to() {
-    let mut redis = RedisProgram::start().await;
+    let redis = RedisProgram::start().await;
     let rig = rig(&redis, WhenLost::Alone).await;
     let conversation = conversation_in(&rig.ask("first", "hello count=1").await.text().await.unwrap());
     redis.kill();
@@ -89,7 +89,7 @@ async fn without_redis_an_instance_decides_alone_where_it_is_told_to() {
     assert_eq!((one.status().as_u16(), two.status().as_u16()), (200, 200));
     let (one, two) = (one.bytes().await.unwrap(), two.bytes().await.unwrap());
     assert_eq!((last_text(&one), last_text(&two)), (answer_text("count=2"), answer_text("count=2")));
-    redis.restart().await;
+    redis.restart().await.unwrap();
     until_up(&rig, 1.0).await;
     assert_eq!(again(&rig, "three", &conversation).await.status(), 200);
     rig.sent_once();

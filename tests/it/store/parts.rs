@@ -178,17 +178,17 @@ async fn what_one_instance_learns_the_other_knows() {
     }
     assert!(one.count("x".into(), QUOTA).await.is_err() && two.count("x".into(), QUOTA).await.is_err());
     // Whatever an instance that dies leaves there goes by itself: of all keys one is for ever, a number.
-    let keys: Vec<String> = server.command(&["KEYS", "*"]);
+    let keys: Vec<String> = server.command(&["KEYS", "*"]).await.unwrap();
     assert!(keys.len() > 6 && keys.iter().all(|it| it.starts_with("tabproxy:")), "{keys:?}");
     for key in keys.iter().filter(|it| *it != "tabproxy:fence:") {
-        let left: i64 = server.command(&["PTTL", key]);
+        let left: i64 = server.command(&["PTTL", key]).await.unwrap();
         assert!(left > 0, "{key} stays for ever: {left}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_redis_is_gone_locks_are_refused_at_once_and_counts_are_an_instances_own() {
-    let (mut server, one, _) = two().await;
+    let (server, one, _) = two().await;
     let before = one.lock("a".into(), LONG).await.unwrap().unwrap();
     for _ in 0..10 {
         one.count("x".into(), QUOTA).await.unwrap();
@@ -211,12 +211,12 @@ async fn while_redis_is_gone_locks_are_refused_at_once_and_counts_are_an_instanc
     assert_eq!(which(&one.lend(accounts(&["c"])).await), None, "c rests");
     assert!(one.count("x".into(), QUOTA).await.is_err(), "what was counted here is not forgotten");
     // It comes back with nothing in it: no script, no lock, no number.
-    server.restart().await;
+    server.restart().await.unwrap();
     health.wait_for(|it| it.is_up).await.unwrap();
     let after = one.lock("a".into(), LONG).await.unwrap().expect("the lock is forgotten");
     assert!(after > before, "but whoever holds the old one is behind: {after:?} {before:?}");
     assert_eq!(one.renew(vec![("a".into(), before)], LONG).await.unwrap(), [false]);
-    let _: () = server.command(&["SET", "tabproxy:fence:", "9000000000000000"]);
+    let _: () = server.command(&["SET", "tabproxy:fence:", "9000000000000000"]).await.unwrap();
     let ahead = one.lock("c".into(), LONG).await.unwrap().unwrap();
     assert_eq!(ahead, Fence(9_000_000_000_000_001), "a clock that was set back does not lower it");
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 use tabproxy::practice::{Practice, PracticeArgs, answer_text};
 
 use super::server::RedisProgram;
-use crate::rig::{Program, code_of, eventually, last_text, turn};
+use crate::program::Program;
+use crate::rig::{code_of, eventually, last_text, turn};
 
 struct Two {
     site: Practice,

@@ -2,17 +2,15 @@
 //! the project's own files. Each part is a process of its own, and is ended by its id, whatever comes.
 //!
 //! ```text
-//! clients ──> Front (nginx) ──┬──> Instance ──> Chromium ──┬──> the practice site
+//! clients ──> Nginx ──────────┬──> Instance ──> Chromium ──┬──> the practice site
 //!                             └──> Instance ──> Chromium ──┘
-//!                                     └── Store (redis-server)
+//!                                     └── RedisProgram
 //! ```
 //!
 //! Knows neither what is asked nor what is broken on purpose.
 
 pub mod ask;
-pub mod front;
 pub mod instance;
-pub mod store;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -24,18 +22,14 @@ use rustix::process::Signal;
 use tabproxy::practice::Practice;
 use tempfile::TempDir;
 
-use front::Front;
 use instance::Instance;
-use store::Store;
 
-/// Why a part does not run.
-pub type Fail = Box<dyn std::error::Error + Send + Sync>;
+use super::nginx::{Nginx, Setup};
+use super::redis::RedisProgram;
+pub use super::{Fail, PORT_TRIES, free_port};
 
 /// The longest that a part may take to start or to stop: far more than any of them needs.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// How often a free port may turn out to be taken: between the system's picking it and our taking it, another
-/// may.
-const PORT_TRIES: usize = 5;
 
 /// What is to run.
 #[derive(Clone, Debug, Default)]
@@ -54,11 +48,11 @@ pub struct Plan {
 pub struct Service {
     // Ended in this order: from the front to the back.
     /// nginx.
-    pub front: Front,
+    pub front: Nginx,
     /// In the order of their numbers.
     pub instances: Vec<Arc<Instance>>,
     /// Redis, if they share one.
-    pub store: Option<Arc<Store>>,
+    pub store: Option<Arc<RedisProgram>>,
     _home: TempDir,
 }
 
@@ -72,7 +66,7 @@ impl Service {
         let certificate = home.path().join("site.pem");
         fs::write(&certificate, site.cert_pem())?;
         let store = match plan.redis {
-            true => Some(Arc::new(Store::start(&subdirectory(home.path(), "redis")?).await?)),
+            true => Some(Arc::new(RedisProgram::launch(&[], false).await?)),
             false => None,
         };
         let mut env = vec![
@@ -93,7 +87,7 @@ impl Service {
             instances.push(Arc::new(Instance::start(&directory, &env, &plan.log).await?));
         }
         let pool: Vec<_> = instances.iter().map(|it| it.addr).collect();
-        let front = Front::start(&subdirectory(home.path(), "nginx")?, &pool).await?;
+        let front = Nginx::start(&Setup { workers: "auto", ..Setup::pool(pool) }).await?;
         Ok(Service { front, instances, store, _home: home })
     }
 
@@ -124,9 +118,4 @@ fn subdirectory(home: &Path, name: &str) -> Result<PathBuf, Fail> {
     let path = home.join(name);
     fs::create_dir(&path)?;
     Ok(path)
-}
-
-/// A port that nobody listens on at this moment.
-fn free_port() -> Result<SocketAddr, Fail> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::super::Fail;
 use super::super::harm::Harm;
 use super::super::shared::procfs;
-use super::super::shared::service::store::Store;
+use super::super::shared::redis::RedisProgram;
 use super::super::shared::service::{Service, ask, instance::Instance};
 
 /// Longer than the lease of a lock lasts, and than nginx waits in silence.
@@ -94,9 +94,9 @@ impl Blow {
                 Struck { what: format!("of {name}"), mended: tokio::spawn(another_browser(one, browser)) }
             }
             Blow::KillRedis => {
-                let redis: Arc<Store> = redis()?;
+                let redis = redis()?;
                 let what = format!("pid {}", redis.pid());
-                Struck { what, mended: tokio::spawn(async move { redis.lose(REDIS_AWAY).await }) }
+                Struck { what, mended: tokio::spawn(async move { lose(&redis).await }) }
             }
             Blow::FreezeRedis => {
                 let redis = redis()?;
@@ -105,7 +105,7 @@ impl Blow {
                 let mended = async move {
                     sleep(REDIS_SILENT).await;
                     redis.signal(Signal::CONT);
-                    redis.keys().await.map(drop)
+                    redis.command::<u64>(&["DBSIZE"]).await.map(drop)
                 };
                 Struck { what, mended: tokio::spawn(mended) }
             }
@@ -122,6 +122,13 @@ impl Struck {
         one.signal(how);
         Struck { what, mended: tokio::spawn(async move { one.supervise().await }) }
     }
+}
+
+/// Kills Redis, and starts it again after a while, with nothing in it.
+async fn lose(redis: &RedisProgram) -> Result<(), Fail> {
+    redis.kill();
+    sleep(REDIS_AWAY).await;
+    redis.restart().await
 }
 
 /// Waits until an instance has another browser than this one, and is ready with it.
