@@ -11,129 +11,33 @@
 //! all instances that share it. The file is followed as it changes; what is known of an account stays with it as
 //! long as its token is the same. Knows nothing of HTTP and of keys but the names that they open.
 
+mod account;
+mod file;
 mod homes;
+mod lease;
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Fault, FaultKind};
 use crate::files::{self, FileError, Watched};
-use crate::store::{Loan, Standing, Store};
+use crate::store::{Standing, Store};
 use crate::telemetry::figures::AccountFigure;
+use account::Account;
+pub use account::{AccountState, Condition};
+use file::{AccountFile, Named, StoredAccount};
+pub use file::{PAGE, count, is_token};
 pub use homes::Homes;
-
-/// The name of the account that is the browser's own sign-in.
-pub const PAGE: &str = "page";
-/// How long an account rests when the site does not say.
-pub const REST: Duration = Duration::from_secs(60);
-/// The longest rest: whatever the site says, it is tried again after that.
-const LONGEST_REST: Duration = Duration::from_secs(24 * 3600);
-
-/// An account as it is written. It has no `Debug`: the token is in it.
-#[derive(Clone, Serialize, Deserialize)]
-pub struct StoredAccount {
-    /// Its name; those without one are the ones that `PATCH /admin/tokens` replaces.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// The upstream token, without `Bearer`.
-    pub token: String,
-}
-
-/// The file of accounts, as it is written.
-#[derive(Clone, Default, Serialize, Deserialize)]
-pub struct AccountFile {
-    /// All accounts.
-    pub accounts: Vec<StoredAccount>,
-}
-
-/// How an account is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// It can be lent.
-    Ready,
-    /// The site wants no more of it until then.
-    Resting(Instant),
-    /// The site does not know its token (any more): it needs another.
-    Refused,
-}
-
-/// How an account is now, for those who watch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccountState {
-    /// Its name.
-    pub name: String,
-    /// Whether it can be lent.
-    pub condition: Condition,
-    /// Requests that run with it.
-    pub running: usize,
-}
-
-#[derive(Debug)]
-struct Account {
-    name: String,
-    token: SecretString,
-    /// What it is called in the store: the same token is the same account in every instance.
-    id: String,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    condition: Condition,
-    /// The site has refused it here: it will not be asked again.
-    is_refused: bool,
-    running: usize,
-}
-
-impl Account {
-    fn new((name, token): (String, SecretString)) -> Arc<Account> {
-        let state = State { condition: Condition::Ready, is_refused: false, running: 0 };
-        let id = Sha256::new().chain_update("tabproxy account ").chain_update(token.expose_secret());
-        let id = id.finalize().iter().map(|it| format!("{it:02x}")).collect();
-        Arc::new(Account { name, token, id, state: Mutex::new(state) })
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn condition(&self, now: Instant) -> Condition {
-        let mut state = self.state();
-        if matches!(state.condition, Condition::Resting(until) if until <= now) {
-            state.condition = Condition::Ready;
-        }
-        state.condition
-    }
-
-    /// What the store says of it.
-    fn found(&self, standing: Standing, now: Instant) {
-        let mut state = self.state();
-        let condition = match standing {
-            _ if state.is_refused => return,
-            Standing::Ready => Condition::Ready,
-            Standing::Resting(wait) => Condition::Resting(now + wait),
-            Standing::Refused => Condition::Refused,
-        };
-        if condition == Condition::Refused && state.condition != condition {
-            tracing::error!(account = self.name, "the site has refused its token: it needs a new one");
-        }
-        state.condition = condition;
-    }
-}
+pub use lease::AccountLease;
 
 /// The time that tests can stop.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
-
-type Named = Vec<(String, SecretString)>;
 
 /// All stored accounts.
 pub struct Accounts {
@@ -194,7 +98,7 @@ impl Accounts {
     /// # Errors
     /// When the file cannot be read or is damaged.
     pub fn open(path: Option<&Path>, store: Arc<dyn Store>) -> Result<Accounts, FileError> {
-        let file = path.map(|path| Watched::open(path, make)).transpose()?;
+        let file = path.map(|path| Watched::open(path, file::make)).transpose()?;
         let all = file.iter().flat_map(|it| it.get().to_vec()).map(Account::new).collect();
         Ok(Accounts {
             file,
@@ -336,14 +240,14 @@ impl Accounts {
             tokens.map(|token| StoredAccount { name: None, token })
         };
         let Some(file) = &self.file else {
-            let made = make(AccountFile { accounts: unnamed().collect() });
+            let made = file::make(AccountFile { accounts: unnamed().collect() });
             self.adopt(made.map_err(|why| FileError::new(Path::new("accounts"), why))?);
             return Ok(false);
         };
         files::update(file.path(), |file: &mut AccountFile| {
             file.accounts.retain(|it| it.name.is_some());
             file.accounts.extend(unnamed());
-            make(file.clone()).map(drop)
+            file::make(file.clone()).map(drop)
         })?;
         self.look();
         Ok(true)
@@ -358,102 +262,6 @@ impl Accounts {
             all.iter().find(same).cloned()
         };
         *all = named.into_iter().map(|it| known(&it).unwrap_or_else(|| Account::new(it))).collect();
-    }
-}
-
-/// How many accounts `path` holds.
-///
-/// # Errors
-/// When the file cannot be read or is damaged.
-pub fn count(path: &Path) -> Result<usize, FileError> {
-    Ok(Watched::open(path, make)?.get().len())
-}
-
-/// Whether a header can carry this as a token.
-pub fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|it| it.is_ascii_graphic())
-}
-
-fn make(file: AccountFile) -> Result<Named, String> {
-    let (mut names, mut unnamed) = (HashSet::new(), 0);
-    let mut make = |StoredAccount { name, token }: StoredAccount| {
-        let name = match name {
-            Some(name) if name == PAGE => {
-                return Err(format!("the name {PAGE} means the browser's own sign-in: take another"));
-            }
-            Some(name) => name,
-            None => {
-                unnamed += 1;
-                format!("unnamed-{unnamed}")
-            }
-        };
-        files::check_name(&name)?;
-        let token = token.trim();
-        let token = token.strip_prefix("Bearer ").unwrap_or(token);
-        if !is_token(token) {
-            return Err(format!("the account {name} has no token that a header can carry"));
-        }
-        if !names.insert(name.clone()) {
-            return Err(format!("two accounts have the name {name}"));
-        }
-        Ok((name, token.to_owned().into()))
-    };
-    file.accounts.into_iter().map(&mut make).collect()
-}
-
-/// The loan of an account for one request; dropping it gives it back.
-pub struct AccountLease {
-    account: Arc<Account>,
-    store: Arc<dyn Store>,
-    _loan: Loan,
-}
-
-impl std::fmt::Debug for AccountLease {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("AccountLease").field(&self.name()).finish()
-    }
-}
-
-impl AccountLease {
-    /// The account's name.
-    pub fn name(&self) -> &str {
-        &self.account.name
-    }
-
-    /// Its token.
-    pub fn token(&self) -> &SecretString {
-        &self.account.token
-    }
-
-    /// The site wants no more of it for so long; it does not always say for how long.
-    pub fn rest(&self, wait: Option<Duration>) {
-        let wait = wait.unwrap_or(REST).min(LONGEST_REST);
-        let mut state = self.account.state();
-        if state.condition == Condition::Ready {
-            tracing::warn!(account = self.name(), "the site wants no more of it for {} s", wait.as_secs());
-        }
-        if !state.is_refused {
-            state.condition = Condition::Resting(now() + wait);
-            drop(state);
-            self.store.mark(&self.account.id, Standing::Resting(wait));
-        }
-    }
-
-    /// The site does not know its token.
-    pub fn refuse(&self) {
-        let mut state = self.account.state();
-        state.condition = Condition::Refused;
-        if !std::mem::replace(&mut state.is_refused, true) {
-            drop(state);
-            tracing::error!(account = self.name(), "the site refuses its token: it needs a new one");
-            self.store.mark(&self.account.id, Standing::Refused);
-        }
-    }
-}
-
-impl Drop for AccountLease {
-    fn drop(&mut self) {
-        self.account.state().running -= 1;
     }
 }
 

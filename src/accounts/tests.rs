@@ -1,5 +1,7 @@
 //! Whose turn it is, who rests, and what a changed file changes.
 
+use super::file::make;
+use super::lease::LONGEST_REST;
 use super::*;
 use crate::store::Embedded;
 use tokio::time::advance;

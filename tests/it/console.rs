@@ -149,8 +149,12 @@ async fn a_browser_with_a_window_is_seen_and_driven_as_well() {
     let display = format!(":{}", number.trim());
     let site = Practice::start(PracticeArgs { sign_in: true, ..PracticeArgs::default() }).await.unwrap();
     let hash = password::hash(PASSWORD).unwrap();
-    let vars =
-        [("TABPROXY_ADMIN_PASSWORD", hash.as_str()), ("DISPLAY", &display), ("TABPROXY_HEADLESS", "false")];
+    let vars = [
+        ("TABPROXY_ADMIN_PASSWORD", hash.as_str()),
+        ("DISPLAY", &display),
+        ("TABPROXY_HEADLESS", "false"),
+        ("TABPROXY_DRAIN", "10m"),
+    ];
     let mut program = Program::start(&site, &vars).await;
     let operator = Operator::start().await;
     let mut desk = operator.page(&program.url("/console#live"), DESK, false).await;
@@ -162,11 +166,9 @@ async fn a_browser_with_a_window_is_seen_and_driven_as_well() {
     let button = place_of(&mut eyes, &site, "#sign-in").await;
     desk.touch_screen(button, false).await;
     desk.until("document.getElementById('pill').textContent === 'ready'").await;
-    // Nobody waits for those who only look: the drain would be 20 seconds, and the browser's farewell is short.
-    let began = Instant::now();
+    // Nobody waits for those who only look: the drain would be ten minutes.
     program.signal(rustix::process::Signal::TERM);
     assert!(program.ended().await.success());
-    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     let _ = screen.kill();
     let _ = screen.wait();
 }
