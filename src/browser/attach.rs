@@ -53,9 +53,9 @@ pub(super) async fn attach(spec: AttachSpec, site: &Url) -> Result<Running, Stri
     Ok(Running { child: None, link, events, site: tab, version, session, signed_in })
 }
 
-/// Closes our tabs there.
+/// Closes our tabs there, for good.
 pub(super) async fn leave(link: &Link) {
-    let _ = tokio::time::timeout(LEAVE, link.leave()).await;
+    let _ = tokio::time::timeout(LEAVE, link.leave_for_good()).await;
 }
 
 /// What is wrong, and what helps.

@@ -89,7 +89,10 @@ impl DevTools {
             if pages.len() == number {
                 return pages;
             }
-            assert!(began.elapsed() < PATIENCE, "{} pages, and not {number}", pages.len());
+            if began.elapsed() > PATIENCE {
+                let targets = self.call(None, "Target.getTargets", json!({})).await;
+                panic!("{} pages, and not {number}: {targets:#}", pages.len());
+            }
         }
     }
 

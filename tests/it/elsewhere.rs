@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -18,7 +19,7 @@ use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use crate::browsers::{both_ready, running};
 use crate::devtools::DevTools;
 use crate::program::Program;
-use crate::rig::{PATIENCE, Rig, code_of, eventually, last_text};
+use crate::rig::{PATIENCE, Rig, code_of, eventually, last_text, until};
 use crate::session::{holder, open_sign_in};
 use crate::shared::foreign::Foreign;
 use crate::shared::relay::{Cut, Relay};
@@ -157,6 +158,24 @@ async fn a_lost_connection_leaves_no_tabs_behind_and_those_of_others_are_never_t
     assert!(left.contains(&theirs));
 }
 
+/// Chromium forgets that it was told to close a tab whose document is just being replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_while_a_page_is_being_made_ready_leaves_no_tab_behind() {
+    let mut site = Practice::start(PracticeArgs::default()).await.unwrap();
+    let foreign = Foreign::start(&site, 0).unwrap();
+    let mut hand = DevTools::connect(foreign.address()).await;
+    hand.wait_for_pages(1).await;
+    let address = BrowserAddress::parse(foreign.address()).unwrap();
+    for moment in 0..16 {
+        let rig = Rig::beside(site, None, |config| config.browser_ws = vec![address.clone()]).await;
+        // The last of ours is there and empty, and becomes a carrier: each time it has come further.
+        until(async || hand.pages().await.len(), |it| *it == 1 + OURS).await;
+        tokio::time::sleep(Duration::from_millis(8 * moment)).await;
+        (site, _) = rig.stop().await;
+        hand.wait_for_pages(1).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_proxy_left_there_is_closed_by_the_next_one() {
     let site = Practice::start(PracticeArgs::default()).await.unwrap();
@@ -215,11 +234,13 @@ async fn of_two_addresses_each_has_its_streams_and_one_that_is_lost_and_found_is
     assert_eq!(ends.iter().filter(|it| it.is_err()).count(), 3, "{ends:?}");
     assert_eq!(ends.iter().filter(whole).count(), 3, "{ends:?}");
     both_ready(&rig).await;
-    let answers = join_all(["b1", "b2"].map(|id| rig.ask(id, "hello count=100 interval=50"))).await;
-    assert_eq!(running(&rig), [1, 1], "it gets work again");
-    for answer in answers {
-        answer.bytes().await.unwrap();
-    }
+    // A busy machine may keep one of them from it for a moment.
+    let mut answers = Vec::new();
+    let ask_once_more = async || {
+        answers.push(rig.ask(&format!("again{}", answers.len()), "hello count=100000 interval=50").await);
+        running(&rig)
+    };
+    until(ask_once_more, |it| it[1] > 0).await;
     rig.sent_once();
 }
 

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 use std::net::SocketAddr;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -70,6 +71,7 @@ impl Rig {
 
     /// For a site and a browser that are there already, without waiting.
     pub async fn beside(site: Practice, foreign: Option<Foreign>, change: impl FnOnce(&mut Config)) -> Rig {
+        log();
         let profile = tempfile::tempdir().unwrap();
         let mut config = config_for(&site, &profile);
         change(&mut config);
@@ -154,6 +156,16 @@ impl Rig {
         tokio::time::timeout(PATIENCE, self.server.finished()).await.unwrap().unwrap();
         (self.site, self.profile)
     }
+}
+
+/// Shows what the proxies log, where that is wanted: `TABPROXY_TEST_LOG=tabproxy=debug`.
+fn log() {
+    static ONCE: Once = Once::new();
+    let Ok(filter) = std::env::var("TABPROXY_TEST_LOG") else { return };
+    ONCE.call_once(|| {
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+        log.with_writer(std::io::stderr).init();
+    });
 }
 
 pub fn client() -> reqwest::Client {

@@ -202,7 +202,12 @@ async fn serve_on_a_terminal_says_where_a_person_is_wanted() {
     let vars = serving(&site, &home);
     let vars: Vec<_> = vars.iter().map(|it| (it.0, it.1.as_str())).collect();
     let mut pty = Pty::run("\"$0\" serve; exit $?", &vars, (400, 400));
-    let text = eventually(|| pty.text(), |it| it.contains("waiting for a person, ")).await;
+    // The line that stays, and below it the one that counts.
+    let says = |text: &String| {
+        let is_asked = |it: &str| it.contains("waiting for a person to sign in") && it.ends_with("/console");
+        text.lines().any(is_asked) && text.contains("waiting for a person, ")
+    };
+    let text = eventually(|| pty.text(), says).await;
     let seen = stages(&text);
     assert_eq!(seen.iter().filter(|it| it.0 == "ready").count(), 0, "{text}");
     let asked = seen.iter().find(|it| it.1.starts_with("waiting for a person to sign in: open http://"));

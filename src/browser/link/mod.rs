@@ -26,6 +26,7 @@ use chromiumoxide::types::MethodId;
 use http::StatusCode;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::claims::Claims;
@@ -41,6 +42,9 @@ pub use tab::{Tab, TabId};
 /// The longest that any call may take. Generous, so that a starved machine is not taken for a dead one;
 /// what must be noticed faster has a beat of its own.
 const CALL: Duration = Duration::from_secs(10);
+/// The first and the longest pause before a tab is told again to close; each is twice as long as the one before.
+const CLOSE_AGAIN: Duration = Duration::from_millis(20);
+const CLOSE_LAST: Duration = Duration::from_secs(3);
 
 /// Why a call over the link failed.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +119,8 @@ pub struct Link {
     crashes: Crashes,
     heard: Arc<Notify>,
     claims: Option<Arc<Claims>>,
+    /// Tabs that are being opened; closed when we leave.
+    opening: TaskTracker,
     _close: Arc<DropGuard>,
 }
 
@@ -141,7 +147,8 @@ impl Link {
         let pump = Pump::run(wire, shared, events, receiver);
         tokio::spawn(close.clone().run_until_cancelled_owned(pump));
         let _close = Arc::new(close.drop_guard());
-        let link = Link { calls, screens, bindings, crashes, heard, claims, _close };
+        let opening = TaskTracker::new();
+        let link = Link { calls, screens, bindings, crashes, heard, claims, opening, _close };
         // Tells of closed and crashed tabs; of all others (workers, extensions) we need not know.
         let filter = vec![target::FilterEntry { exclude: None, r#type: Some("page".into()) }];
         let discover = target::SetDiscoverTargetsParams {
@@ -292,6 +299,11 @@ impl Link {
     async fn create(&self, background: bool) -> Result<target::TargetId, LinkError> {
         let mut create = target::CreateTargetParams::new("about:blank");
         create.background = background.then_some(true);
+        // In this order, so that whoever leaves either waits for this one or stops it.
+        let _known_in_the_end = self.opening.token();
+        if self.opening.is_closed() {
+            return Err(LinkError::Gone);
+        }
         let id = self.call(None, create).await?.target_id;
         if let Some(claims) = &self.claims {
             claims.add(id.as_ref());
@@ -310,12 +322,29 @@ impl Link {
         Ok(ours.len())
     }
 
+    /// The same, for good: no tab can be opened any more, and one that is just being opened is closed too.
+    pub async fn leave_for_good(&self) -> Result<usize, LinkError> {
+        self.opening.close();
+        self.opening.wait().await;
+        self.leave().await
+    }
+
+    /// Told to close a tab whose document is just being replaced, Chromium (156) says yes and lets it be. So it is told
+    /// again, until it knows of no such tab.
     async fn close_tab(&self, id: target::TargetId) {
-        let closed = self.call(None, target::CloseTargetParams::new(id.clone())).await;
-        // Refused: it is gone already.
-        if let (Ok(_) | Err(LinkError::Refused { .. }), Some(claims)) = (closed, &self.claims) {
-            claims.remove(id.as_ref());
+        let mut pause = CLOSE_AGAIN;
+        while pause <= CLOSE_LAST {
+            match self.call(None, target::CloseTargetParams::new(id.clone())).await {
+                Ok(_) => tokio::time::sleep(pause).await,
+                Err(LinkError::Refused { .. }) => {
+                    self.claims.iter().for_each(|it| it.remove(id.as_ref()));
+                    return;
+                }
+                Err(_) => return,
+            }
+            pause *= 2;
         }
+        tracing::warn!("the browser does not close one of our tabs");
     }
 
     async fn attach(&self, id: target::TargetId) -> Result<Tab, LinkError> {
