@@ -115,7 +115,15 @@ async fn carriers_that_are_reloaded_at_dispatch_and_in_mid_stream_never_send_twi
     let rig = Rig::ready().await;
     let mut hand = DevTools::of(rig.browser()).await;
     let (mut whole, mut cut, mut refused, mut reloads) = (0, 0, 0, 0);
-    for n in 0..100 {
+    // A carrier that is just being replaced is none to reload.
+    for n in 0.. {
+        if reloads >= 100 && whole > 0 && cut + refused > 0 {
+            break;
+        }
+        assert!(
+            n < 400,
+            "{reloads} reloads of carriers: {whole} whole, {cut} cut, {refused} told before the head"
+        );
         // At once, while the request is handed over, and then ever later in its stream.
         let ask = async {
             let answer = rig.ask(&format!("m{n}"), "hello count=10 interval=5").await;
@@ -144,7 +152,6 @@ async fn carriers_that_are_reloaded_at_dispatch_and_in_mid_stream_never_send_twi
         }
     }
     println!("{reloads} reloads of carriers: {whole} whole, {cut} cut, {refused} told before the head");
-    assert!(reloads >= 100 && whole > 0 && cut + refused > 0);
     assert_eq!(rig.server.browser().status().browsers, 1);
     // The last of them may still be under way.
     let mut n = 0;

@@ -214,11 +214,10 @@ impl Shared {
                 Choice::Take(number) => number,
                 why => return Err(why),
             };
-            let (member, limit) = (&self.members[number], standings[number].limit);
-            // Somebody may have been faster: then it is looked at again.
-            let taken = member
-                .running
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < limit).then_some(n + 1));
+            let (member, seen) = (&self.members[number], standings[number].running);
+            // Somebody may have been faster: then it is looked at again. Or a crowd that comes at once would all choose
+            // the same one.
+            let taken = member.running.compare_exchange(seen, seen + 1, Ordering::Relaxed, Ordering::Relaxed);
             if taken.is_ok() {
                 let count = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
                 member.last.store(count, Ordering::Relaxed);
