@@ -16,8 +16,11 @@ CARGO ?= cargo
 demo: deps
 	$(CARGO) run --release --locked --quiet -- demo $(ARGS)
 
+# Each test has a browser of its own, which keeps more than one core busy.
+RUST_TEST_THREADS ?= $(shell expr \( $$(nproc) + 1 \) / 2)
+
 test: deps-test lint
-	$(CARGO) test --locked
+	RUST_TEST_THREADS=$(RUST_TEST_THREADS) $(CARGO) test --locked
 
 lint:
 	$(CARGO) fmt --check
