@@ -63,7 +63,7 @@ pub(super) async fn open_carrier(
     match tokio::time::timeout(patience, invitation.accepted()).await {
         Ok(Some(carrier)) => Ok((carrier, tab)),
         Ok(None) | Err(_) => {
-            tab.close().await;
+            tab.close();
             Err("its script did not connect".into())
         }
     }

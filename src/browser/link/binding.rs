@@ -154,7 +154,7 @@ impl Link {
             Ok(bound) => Ok((tab, bound)),
             Err(error) => {
                 self.bindings.remove(&tab.session);
-                tab.close().await;
+                tab.close();
                 Err(error)
             }
         }

@@ -284,7 +284,7 @@ impl Link {
         match self.crashes.unless(&tab.id, tab.become_carrier(origin, channel, script)).await {
             Ok(()) => Ok(tab),
             Err(error) => {
-                tab.close().await;
+                tab.close();
                 Err(error)
             }
         }

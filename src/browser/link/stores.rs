@@ -93,7 +93,7 @@ impl Link {
             tab.evaluate(script, WHOLE_STORAGE).await.map(drop)
         };
         let done = done.await;
-        tab.close().await;
+        tab.close();
         done
     }
 

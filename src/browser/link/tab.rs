@@ -5,6 +5,7 @@ use std::time::Duration;
 use chromiumoxide::Command;
 use chromiumoxide::cdp::browser_protocol::{audits, dom_storage, fetch, log, network, page, target};
 use chromiumoxide::cdp::js_protocol::runtime;
+use tracing::Instrument;
 
 use super::{Link, LinkError};
 
@@ -127,8 +128,9 @@ impl Tab {
         self.evaluate(MOVE, super::CALL).await.map(drop)
     }
 
-    /// Closes the tab. A failure means that it is gone already, or the whole browser.
-    pub async fn close(&self) {
-        self.link.close_tab(target::TargetId::new(self.id.0.clone())).await;
+    /// Has the tab closed. Nobody waits for that: one that stands still takes some seconds.
+    pub fn close(&self) {
+        let (link, id) = (self.link.clone(), target::TargetId::new(self.id.0.clone()));
+        tokio::spawn(async move { link.close_tab(id).await }.in_current_span());
     }
 }

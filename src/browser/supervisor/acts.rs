@@ -168,7 +168,7 @@ impl Supervisor {
     fn renew_site(&mut self) {
         tracing::warn!("the site's tab does not answer or uses too much memory: a fresh one takes its place");
         if let Some(old) = self.site.take() {
-            tokio::spawn(async move { old.close().await });
+            old.close();
         }
         self.kill_stopped();
         self.open_site(None);
@@ -187,7 +187,7 @@ impl Supervisor {
     pub(super) fn close_carrier(&mut self, generation: u64) {
         if let Some((carrier, tab)) = self.carriers.remove(&generation) {
             carrier.close();
-            tokio::spawn(async move { tab.close().await });
+            tab.close();
             self.kill_stopped();
         }
     }
