@@ -10,6 +10,7 @@ use crate::files::{self, FileError, Watched};
 
 /// The name of the account that is the browser's own sign-in.
 pub const PAGE: &str = "page";
+
 /// An account as it is written. It has no `Debug`: the token is in it.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct StoredAccount {

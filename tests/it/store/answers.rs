@@ -7,7 +7,7 @@ use tabproxy::store::answers::{Addition, Asked, Claim, Claimed, Note, Piece, Pre
 use tabproxy::store::{Fence, Store};
 
 use super::Both;
-use crate::rig::PATIENCE;
+use crate::rig::{PATIENCE, until};
 
 const KEEP: Duration = Duration::from_secs(60);
 const LONG: Terms = Terms { lease: Duration::from_secs(60), keep: KEEP, most: 1000 };
@@ -47,15 +47,14 @@ async fn mine(store: &dyn Store, claim: Claim, terms: Terms) -> Fence {
 
 /// Claims until it is sure whose it is.
 async fn sure(store: &dyn Store, mut claim: Claim, terms: Terms) -> Claimed {
-    let begun = Instant::now();
-    loop {
-        match store.claim(claim.clone(), terms).await.unwrap() {
-            Claimed::Unsure(asked) => claim.again = Some(asked),
-            sure => return sure,
+    let ask = async || {
+        let claimed = store.claim(claim.clone(), terms).await.unwrap();
+        if let Claimed::Unsure(asked) = &claimed {
+            claim.again = Some(*asked);
         }
-        assert!(begun.elapsed() < PATIENCE, "never sure");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        claimed
+    };
+    until(ask, |it| !matches!(it, Claimed::Unsure(_))).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

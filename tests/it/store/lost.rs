@@ -1,12 +1,10 @@
 //! Redis goes away under a program that serves, and comes back.
 
-use std::time::Duration;
-
 use tabproxy::config::WhenLost;
 use tabproxy::practice::{PracticeArgs, answer_text};
 
 use super::server::RedisProgram;
-use crate::rig::{PATIENCE, Rig, code_of, last_text, turn};
+use crate::rig::{Rig, code_of, last_text, turn, until};
 
 async fn rig(redis: &RedisProgram, lost: WhenLost) -> Rig {
     let rig = Rig::with(PracticeArgs::default(), |config| {
@@ -26,12 +24,7 @@ async fn metric(rig: &Rig, name: &str) -> f64 {
 }
 
 async fn until_up(rig: &Rig, wanted: f64) {
-    let seen = async {
-        while metric(rig, "tabproxy_redis_up").await != wanted {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, seen).await.expect("noticed in time");
+    until(async || metric(rig, "tabproxy_redis_up").await, |it| *it == wanted).await;
 }
 
 /// The identifier of the conversation that an answer names.

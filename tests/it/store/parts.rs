@@ -7,22 +7,10 @@ use tabproxy::store::{Fence, Lent, Locks, Memory, Quota, Redis, Standing, Tallie
 
 use super::Both;
 use super::server::RedisProgram;
-use crate::rig::PATIENCE;
+use crate::rig::until;
 
 const LONG: Duration = Duration::from_secs(600);
 const SHORT: Duration = Duration::from_millis(40);
-
-/// Asks again until the answer is this one.
-async fn until<T>(mut ask: impl AsyncFnMut() -> Option<T>, what: &str) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(answer) = ask().await {
-            return answer;
-        }
-        assert!(begun.elapsed() < PATIENCE, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_is_found_until_it_expires() {
@@ -36,7 +24,7 @@ async fn what_is_kept_is_found_until_it_expires() {
         }
         assert_eq!(store.get(b"k".to_vec()).await.unwrap(), None, "{name}: another key");
         store.put(key(), b"two".to_vec(), Duration::ZERO).await.unwrap();
-        until(async || store.get(key()).await.unwrap().is_none().then_some(()), "expired").await;
+        until(async || store.get(key()).await.unwrap(), Option::is_none).await;
     }
 }
 
@@ -57,7 +45,8 @@ async fn a_lock_has_one_holder_who_must_renew_it_and_every_fence_is_larger() {
         store.unlock("a".into(), first).await.unwrap();
         let second = lock("a", SHORT).await.expect(name);
         assert!(second > other && other > first, "{name}");
-        let third = until(async || lock("a", LONG).await, "its lease is over").await;
+        // Its lease is over some time.
+        let third = until(async || lock("a", LONG).await, Option::is_some).await.unwrap();
         assert!(third > second && !renew(second).await, "{name}: who slept is told so");
         store.unlock("a".into(), second).await.unwrap();
         assert_eq!(lock("a", LONG).await, None, "{name}: and takes nothing from who holds it now");
@@ -95,11 +84,7 @@ async fn the_least_busy_account_is_lent_and_of_equals_the_one_that_waited_longes
         }
         // The loan of b is over: soon everybody knows.
         drop(held.remove(1));
-        let free = async || {
-            let lent = store.lend(accounts(&["b", "a"])).await;
-            (which(&lent) == Some(0)).then_some(())
-        };
-        until(free, "b is free").await;
+        until(async || which(&store.lend(accounts(&["b", "a"])).await), |it| *it == Some(0)).await;
         assert_eq!(which(&store.lend(Vec::new()).await), None, "{name}");
     }
 }
@@ -123,7 +108,7 @@ async fn accounts_that_rest_or_are_refused_are_not_lent() {
             "{name}"
         );
         store.mark("c", Standing::Resting(SHORT));
-        until(async || which(&store.lend(accounts(&["c"])).await), "its rest is over").await;
+        until(async || which(&store.lend(accounts(&["c"])).await), Option::is_some).await;
     }
 }
 
@@ -141,7 +126,7 @@ async fn so_many_are_counted_at_once_and_then_one_in_each_period() {
         assert_eq!(store.count("y".into(), QUOTA).await, Ok(()), "{name}");
         let quick = Quota { burst: NonZeroU32::MIN, period: SHORT };
         assert_eq!(store.count("z".into(), quick).await, Ok(()), "{name}");
-        until(async || store.count("z".into(), quick).await.ok(), "the period is over").await;
+        until(async || store.count("z".into(), quick).await, Result::is_ok).await.unwrap();
         store.tidy();
     }
 }
@@ -166,11 +151,8 @@ async fn what_one_instance_learns_the_other_knows() {
     assert_eq!((which(&first), which(&second)), (Some(0), Some(1)), "each counts what the other has");
     one.mark("a", Standing::Resting(LONG));
     one.mark("b", Standing::Refused);
-    let seen = async || {
-        let seen = two.standings(all()).await;
-        matches!(seen[..], [Standing::Resting(_), Standing::Refused]).then_some(())
-    };
-    until(seen, "the other hears of it").await;
+    let is_heard = |it: &Vec<_>| matches!(it[..], [Standing::Resting(_), Standing::Refused]);
+    until(async || two.standings(all()).await, is_heard).await;
     assert_eq!(which(&two.lend(all()).await), None);
     for n in 0..5 {
         let counted = [one.count("x".into(), QUOTA).await, two.count("x".into(), QUOTA).await];
